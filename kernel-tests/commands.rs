@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use crate::fixture::daemon::{binary, fansync};
 use crate::fixture::fs::{Fs, work_dir};
 use crate::fixture::proc::{Ran, Service, bound_command, poll_until, run};
+use crate::fixture::schema;
 use crate::fixture::{Case, Mirror, Run, Setup, WAIT, case};
 
 const NOBODY: u32 = 65_534;
@@ -175,8 +176,18 @@ fn several_daemons(_: Fs) -> Run<()> {
     }
     let brief = user.runs(&["status", "--brief", "--exit-code"]);
     assert_eq!((brief.code, brief.stdout.lines().count()), (0, 4), "{}", brief.stdout);
-    let one: serde_json::Value = serde_json::from_str(&user.runs(&["status", "--json"]).stdout).expect("JSON");
-    assert_eq!(one["mirrors"][0]["source"], text(user.at("src")), "a form for programs is of the usual one");
+    let read = |command: &[&str]| -> Vec<serde_json::Value> {
+        let text = user.runs(command).stdout;
+        text.lines().map(|line| serde_json::from_str(line).expect("each line is JSON")).collect()
+    };
+    let all = read(&["status", "--json"]);
+    all.iter().for_each(|one| _ = schema::check(one));
+    let of =
+        |n: usize| [&all[n]["socket"], &all[n]["mirrors"][0]["source"]].map(|text| text.as_str().unwrap_or_default().to_owned());
+    assert_eq!(all.len(), 2);
+    assert_eq!((of(0), of(1)), ([text(usual.clone()), text(user.at("src"))], [other.clone(), text(user.at("src2"))]));
+    let one = read(&["status", "--json", "--socket", &other]);
+    assert_eq!((one.len(), &one[0]["socket"]), (1, &all[1]["socket"]));
     // The rest of the file may be wrong, as while it is edited.
     let config = user.at("home/web.toml");
     fs::write(&config, format!("[daemon]\nstatus_socket = {other:?}\nno_such_key = 1\n")).expect("it can be written");

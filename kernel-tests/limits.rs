@@ -1,11 +1,12 @@
 //! What all targets of a daemon share: the number of runs, and bandwidth.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
 use crate::fixture::daemon::{Config, Daemon, MirrorTable, TargetTable, Until};
 use crate::fixture::fs::{Fs, work_dir};
-use crate::fixture::proc::poll_until;
+use crate::fixture::proc::{poll_until, zone_where_it_is};
 use crate::fixture::rsyncd::Rsyncd;
 use crate::fixture::tree::{Dir, Times, differences};
 use crate::fixture::{Case, Run, Setup, WAIT, case};
@@ -53,6 +54,10 @@ fn names() -> impl Iterator<Item = String> {
 
 impl Mirrors {
     fn start(key: &str, value: impl Into<toml::Value>, most: usize, standby: usize) -> Run<Mirrors> {
+        Mirrors::start_in(&[], [(key.to_owned(), value.into())].into(), most, standby)
+    }
+
+    fn start_in(env: &[(String, String)], keys: BTreeMap<String, toml::Value>, most: usize, standby: usize) -> Run<Mirrors> {
         let work = work_dir();
         let at = |side: &str| names().map(|name| Dir::new(work.path().join(side).join(name))).collect::<Vec<_>>();
         let (sources, targets) = (at("src"), at("dst"));
@@ -80,9 +85,18 @@ impl Mirrors {
             ..MirrorTable::default()
         };
         let config = Config::new(work.path(), names().zip(&sources).map(table).collect());
-        let config = config.with_keys([(key.to_owned(), value.into())].into());
-        let daemon = Daemon::run(work.path(), &config, Until::Reconciled);
+        let daemon = Daemon::run_in(work.path(), &config.with_keys(keys), env, Until::Reconciled);
         Ok(Mirrors { sources, targets, daemon, _rsyncd: rsyncd, steps, _work: work })
+    }
+
+    /// Reads the configuration again, with another bandwidth.
+    fn limit(&self, before: &str, bandwidth: &str) {
+        let path = self._work.path().join("fansync.toml");
+        let text = fs::read_to_string(&path).expect("the config can be read");
+        let line = |bandwidth: &str| format!("bwlimit = \"{bandwidth}\"");
+        assert!(text.contains(&line(before)), "{text}");
+        fs::write(&path, text.replace(&line(before), &line(bandwidth))).expect("the config can be written");
+        assert!(self.daemon.reload(), "{}", self.daemon.report());
     }
 
     fn flag(&self, name: &str) -> PathBuf {
@@ -192,6 +206,48 @@ pub fn cases() -> Vec<Case> {
             assert!(rates.iter().all(|rate| (all / 64..=all).contains(rate)), "{rates:?}");
             assert!(rates.iter().any(|rate| *rate >= all / 2), "no run was given a large part: {rates:?}");
             assert_eq!(m.numbers("counts").len(), rates.len(), "a run without a bound, or a standby process");
+            Ok(())
+        }),
+        case("a_long_run_begins_anew_with_another_bandwidth", &[Fs::Tmpfs], |_| {
+            let m = Mirrors::start("bwlimit", "2MiB", 1000, 0)?;
+            m.check();
+            let before = m.numbers("rates").len();
+            let rates = || m.numbers("rates").split_off(before);
+            let run = |which: fn(u64) -> bool| poll_until(WAIT, || rates().into_iter().any(which).then_some(()));
+            // A minute by the first bandwidth, and half an hour by the second.
+            m.daemon.freeze();
+            (0..300).for_each(|n| m.sources[1].write(format!("{n}"), vec![n as u8; 300_000]));
+            m.daemon.thaw();
+            assert!(run(|rate| rate > 1024).is_some(), "no long run: {:?}\n{}", rates(), m.daemon.report());
+            m.limit("2MiB", "64KiB");
+            assert!(run(|rate| rate <= 64).is_some(), "it goes on as before: {:?}\n{}", rates(), m.daemon.report());
+            m.limit("64KiB", "64MiB");
+            m.check();
+            assert!(rates().into_iter().any(|rate| rate > 2048), "it took its time: {:?}", rates());
+            let ended = m.daemon.log().matches("a long run is ended and begins anew").count();
+            assert_eq!(ended, 2, "{}", m.daemon.report());
+            Ok(())
+        }),
+        case("the_bandwidth_is_that_of_the_hour", &[Fs::Tmpfs], |_| {
+            let part = |from: &str, to: &str, limit: &str| {
+                let keys = [("from", from), ("to", to), ("limit", limit)];
+                toml::Value::Table(keys.into_iter().map(|(key, value)| (key.to_owned(), value.into())).collect())
+            };
+            let parts = vec![part("11:00", "13:00", "2MiB"), part("13:00", "10:00", "none")];
+            let keys = [("bwlimit".to_owned(), "64MiB".into()), ("bwlimit_at".to_owned(), parts.into())].into();
+            let m = Mirrors::start_in(&[("TZ".into(), zone_where_it_is(11, 30, 0))], keys, 1000, 2)?;
+            m.check();
+            let rates = m.numbers("rates");
+            assert!(rates.len() >= MIRRORS && rates.iter().all(|rate| *rate <= 2048), "{rates:?}\n{}", m.daemon.report());
+            let shown = m.daemon.does(&["status"]);
+            assert!(shown.contains("\nbwlimit 2.0 MiB a second over all targets"), "{shown}");
+            assert!(shown.contains("; from 13:00 on no bound\n"), "{shown}");
+            let shown: serde_json::Value = serde_json::from_str(&m.daemon.does(&["status", "--json"])).expect("it is JSON");
+            let want = serde_json::json!({
+                "bytes_per_second": 2 << 20, "given_bytes_per_second": shown["bwlimit"]["given_bytes_per_second"],
+                "until": "13:00", "then_bytes_per_second": null,
+            });
+            assert_eq!(shown["bwlimit"], want);
             Ok(())
         }),
     ]

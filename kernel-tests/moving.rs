@@ -68,7 +68,34 @@ fn moves(fs: Fs) -> Run<()> {
         assert_eq!(target.dir.read("f").as_deref(), Some(&b"one, the second"[..]));
         assert!(target.dir.has("d/sub/#h") && !target.dir.has(OWN), "{}", m.daemon.report());
     }
+    counted(&m);
     Ok(())
+}
+
+/// Of the six files that went, and of one that a process has open.
+fn counted(m: &Mirror) {
+    let moved = || {
+        let status: serde_json::Value = serde_json::from_str(&m.daemon.does(&["status", "--json"])).expect("it is JSON");
+        status["mirrors"][0]["moved"].clone()
+    };
+    let is = |want: [u64; 4]| {
+        let counts = || ["files", "bytes", "in_use", "waiting"].map(|key| moved()[key].as_u64().expect("a number"));
+        assert!(
+            poll_until(WAIT, || (counts() == want).then_some(())).is_some(),
+            "{}, not {want:?}\n{}",
+            moved(),
+            m.daemon.report()
+        );
+    };
+    is([6, 30, 0, 0]);
+    assert!(moved()["last_unix"].as_f64() > Some(0.0));
+    m.src.write("open", b"four");
+    let open = File::open(m.src.at("open")).expect("it can be opened");
+    is([6, 30, 1, 0]);
+    let shown = m.daemon.does(&["status"]);
+    assert!(shown.contains("moved  6 files with 30 B removed from the source; 0 waiting, 1 in use or changed"), "{shown}");
+    drop(open);
+    is([7, 34, 0, 0]);
 }
 
 /// Once `hold` is there, a comparison by content says that it has ended, and waits for `go`.

@@ -1,11 +1,9 @@
 //! `full_every` and `full_exclude`: the periodic comparison, and its own filter. `delay`: the least
 //! wait of a change. `full_at` and `verify_at`.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use crate::expressions::reconcile;
 use crate::fixture::fs::Fs;
-use crate::fixture::proc::poll_until;
+use crate::fixture::proc::{poll_until, zone_where_it_is};
 use crate::fixture::{Case, Setup, To, WAIT, case};
 
 pub fn cases() -> Vec<Case> {
@@ -105,10 +103,7 @@ fn delay_ends() -> Case {
 fn times_of_day() -> Case {
     case("comparisons_at_times_of_day", &[Fs::Tmpfs], |fs| {
         let times: Vec<toml::Value> = (0..10).map(|minute| format!("03:{minute:02}").into()).collect();
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is set").as_secs() % 86_400;
-        let shift = now as i64 - (2 * 3600 + 59 * 60 + 50);
-        let (sign, shift) = (if shift < 0 { "-" } else { "" }, shift.abs());
-        let zone = format!("TST{sign}{}:{:02}:{:02}", shift / 3600, shift / 60 % 60, shift % 60);
+        let zone = zone_where_it_is(2, 59, 50);
         let m = Setup::new(fs).key("full_at", times.clone()).key("verify_at", times).env("TZ", zone);
         let m = m.before(|src| src.write("b", b"live")).start()?;
         m.check();

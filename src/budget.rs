@@ -13,14 +13,22 @@
 //! place as long as no other target needs it; else its target is requested to end it. A wake that
 //! is lost, or an engine that is busy, costs others a second at most ([`STALE`]).
 //!
-//! Gives up: rsync takes its bandwidth at its start, so what is given to a run stays with it until
-//! its end, and what ends meanwhile is for runs that start later.
+//! The bandwidth depends on the time of day ([`Hours`]). rsync takes its own at its start, so a
+//! long run that was given what no longer holds is ended, and begins anew with what does
+//! ([`Member::is_overdue`]).
+//!
+//! Gives up: what ends is for runs that start later, those under way get no more of it.
+
+mod hours;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use crate::daily::TimeOfDay;
 use crate::sys::event::EventFd;
+use crate::sys::localtime::{self, LocalTime};
+pub(crate) use hours::{Hours, Rate};
 
 /// Whoever waits longer comes before those that have no run of their own.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -35,13 +43,57 @@ const SMALL_SHARE: u64 = 16;
 /// The least part that is given to a run.
 const LEAST_PART: u64 = 64;
 
-/// The bounds; `None`: there is none.
+/// A run may go on for so long with what it was given before another bandwidth held; many end by
+/// themselves meanwhile.
+const OVERDUE: Duration = Duration::from_secs(10);
+
+/// The bounds as they are configured.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Bounds {
+    /// Runs at a time, at least one.
+    pub(crate) runs: Option<usize>,
+    /// The bandwidth towards other hosts.
+    pub(crate) hours: Hours,
+}
+
+/// The bounds of this moment; `None`: there is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Limits {
     /// Runs at a time, at least one.
     pub(crate) runs: Option<usize>,
     /// KiB a second towards other hosts, at least [`LEAST_PART`].
-    pub(crate) bandwidth: Option<u64>,
+    pub(crate) bandwidth: Rate,
+}
+
+/// The bandwidth, for people and programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bandwidth {
+    /// What all may take now.
+    pub(crate) all: Rate,
+    /// What runs under way were given of it, in KiB a second.
+    pub(crate) given: u64,
+    /// The next time of day at which another one holds, and that.
+    pub(crate) next: Option<(TimeOfDay, Rate)>,
+}
+
+/// What a run was given.
+#[derive(Clone, Copy, Debug)]
+struct Given {
+    /// Its own rate.
+    rate: Rate,
+    /// The rate of all at that time.
+    of: Rate,
+}
+
+impl Given {
+    /// What it counts of `all`: its part of it, where that is less by now.
+    fn counts(&self, all: Rate) -> u64 {
+        let rate = self.rate.unwrap_or_default();
+        match (self.of, all) {
+            (Some(of), Some(all)) if all < of => rate * all / of,
+            _ => rate,
+        }
+    }
 }
 
 /// What a target has under way.
@@ -95,8 +147,8 @@ struct Share {
     places: usize,
     /// The same of long runs.
     long_places: usize,
-    /// What its runs were given, in KiB a second.
-    rates: BTreeMap<u32, u64>,
+    /// What its runs were given.
+    rates: BTreeMap<u32, Given>,
     /// Set aside for a run that is about to start.
     rate_aside: u64,
     /// Refused in this turn.
@@ -114,8 +166,8 @@ impl Share {
         (patient, if patient { self.held.carrying() } else { 0 }, since, id)
     }
 
-    fn rate(&self) -> u64 {
-        self.rates.values().sum::<u64>() + self.rate_aside
+    fn rate(&self, all: Rate) -> u64 {
+        self.rates.values().map(|given| given.counts(all)).sum::<u64>() + self.rate_aside
     }
 }
 
@@ -123,11 +175,23 @@ impl Share {
 #[derive(Debug, Default)]
 struct Table {
     limits: Limits,
+    /// When the bandwidth became what it is, if it was another one.
+    changed: Option<Duration>,
     shares: BTreeMap<Id, Share>,
     next: Id,
 }
 
 impl Table {
+    /// From `now` on these bounds; returns whether the bandwidth was another one.
+    fn limit(&mut self, limits: Limits, now: Duration) -> bool {
+        let changes = self.limits.bandwidth != limits.bandwidth;
+        if changes {
+            self.changed = Some(now);
+        }
+        self.limits = limits;
+        changes
+    }
+
     fn join(&mut self) -> Id {
         self.next += 1;
         self.shares.insert(self.next, Share::default());
@@ -154,7 +218,11 @@ impl Table {
     }
 
     fn free_rate(&self) -> Option<u64> {
-        Some(self.limits.bandwidth?.saturating_sub(self.shares.values().map(Share::rate).sum()))
+        Some(self.limits.bandwidth?.saturating_sub(self.given()))
+    }
+
+    fn given(&self) -> u64 {
+        self.shares.values().map(|share| share.rate(self.limits.bandwidth)).sum()
     }
 
     fn long_free(&self) -> bool {
@@ -254,20 +322,50 @@ impl Table {
 
     /// The bandwidth of a run that starts; `alive`: the others of `id`. `None` where there is no
     /// bound.
-    fn rate(&mut self, id: Id, run: u32, long: bool, alive: &BTreeSet<u32>) -> Option<u64> {
-        let all = self.limits.bandwidth?;
+    fn rate(&mut self, id: Id, run: u32, long: bool, alive: &BTreeSet<u32>) -> Rate {
+        let of = self.limits.bandwidth;
         let share = self.share(id);
         share.rates.retain(|run, _| alive.contains(run));
         share.rate_aside = 0;
+        let rate = of.map(|all| {
+            let free = self.free_rate().unwrap_or_default();
+            match long {
+                true => self.long_rate(all, free),
+                false => (free / SMALL_PART).max((all / SMALL_SHARE).min(free)).max(least(all)),
+            }
+        });
+        self.share(id).rates.insert(run, Given { rate, of });
+        rate
+    }
+
+    /// What a long run is given of `free`.
+    fn long_rate(&self, all: u64, free: u64) -> u64 {
         let others = self.shares.values().filter(|share| share.waiting.is_some_and(|w| w.long)).count() as u64;
-        let free = self.free_rate().unwrap_or_default();
-        let part = match long {
-            true => free.saturating_sub(all / SMALL_PART) / (others + 1),
-            false => (free / SMALL_PART).max((all / SMALL_SHARE).min(free)),
-        };
-        let rate = part.max(least(all));
-        self.share(id).rates.insert(run, rate);
-        Some(rate)
+        (free.saturating_sub(all / SMALL_PART) / (others + 1)).max(least(all))
+    }
+
+    /// Whether `run` of `id`, a long one, is to begin anew as another bandwidth holds than at its
+    /// start. `own`: what it takes at most in any case. `faster`: it would also where that is more.
+    fn is_overdue(&self, id: Id, run: u32, now: Duration, own: Rate, faster: bool) -> bool {
+        if self.changed.is_none_or(|at| now.saturating_sub(at) < OVERDUE) {
+            return false;
+        }
+        let Some(given) = self.shares.get(&id).and_then(|share| share.rates.get(&run)) else { return false };
+        let all = self.limits.bandwidth;
+        if given.of == all {
+            return false;
+        }
+        let takes = [given.rate, own].into_iter().flatten().min();
+        match (takes, all) {
+            (None, all) => all.is_some(),
+            (Some(takes), None) => faster && own != Some(takes),
+            (Some(takes), Some(all)) => {
+                let counts = given.counts(Some(all));
+                let anew = self.long_rate(all, self.free_rate().unwrap_or_default() + counts);
+                let fits = if given.rate.is_some() { counts } else { anew };
+                takes > fits || faster && own.map_or(anew, |own| own.min(anew)) >= takes * 2
+            }
+        }
     }
 
     /// The end of a turn: `id` has this under way, and `wants` more of what it was refused. Returns
@@ -336,6 +434,11 @@ fn least(all: u64) -> u64 {
     (all / LEAST_PART).max(1)
 }
 
+/// A rate for people.
+pub(crate) fn shown(kib: u64) -> String {
+    format!("{} a second", bytesize::ByteSize(kib * 1024))
+}
+
 /// The shares of all targets of a daemon.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Budget {
@@ -347,11 +450,33 @@ struct Inner {
     table: Table,
     bells: BTreeMap<Id, Arc<EventFd>>,
     start: Option<Instant>,
+    bounds: Bounds,
+    /// When to look at the clock; `None`: the bandwidth does not depend on it.
+    look: Option<Duration>,
 }
 
 impl Inner {
+    /// The time since some moment, after the bounds are those of now.
     fn now(&mut self) -> Duration {
-        self.start.get_or_insert_with(Instant::now).elapsed()
+        let now = self.start.get_or_insert_with(Instant::now).elapsed();
+        if self.look.is_some_and(|at| at <= now) && self.hold(now, localtime::local(SystemTime::now())) {
+            let all = self.table.limits.bandwidth.map_or_else(|| "no bound".to_owned(), shown);
+            tracing::info!(bandwidth = %all, "another bandwidth of all targets (bwlimit_at) holds from now on");
+        }
+        now
+    }
+
+    /// The bounds are those of this time of day, as far as it is known. Returns whether the
+    /// bandwidth was another one.
+    fn hold(&mut self, now: Duration, local: Option<LocalTime>) -> bool {
+        let hours = &self.bounds.hours;
+        let bandwidth = local.map_or(hours.usual, |local| hours.at(TimeOfDay::of(local)));
+        self.look = (!hours.parts.is_empty()).then(|| now + local.and_then(|local| hours.look(local)).unwrap_or(STALE));
+        let changed = self.table.limit(Limits { runs: self.bounds.runs, bandwidth }, now);
+        if changed {
+            self.bells.values().for_each(|bell| bell.wake());
+        }
+        changed
     }
 
     fn wake(&self, ids: &[Id]) {
@@ -360,18 +485,23 @@ impl Inner {
 }
 
 impl Budget {
-    /// With these bounds.
-    pub(crate) fn new(limits: Limits) -> Budget {
-        let budget = Budget::default();
-        budget.lock().table.limits = limits;
-        budget
+    /// These bounds from now on.
+    pub(crate) fn set(&self, bounds: Bounds) {
+        let mut inner = self.lock();
+        let now = inner.now();
+        inner.bounds = bounds;
+        inner.hold(now, localtime::local(SystemTime::now()));
+        inner.bells.values().for_each(|bell| bell.wake());
     }
 
-    /// Other bounds, as after a reload. What is under way goes on.
-    pub(crate) fn set(&self, limits: Limits) {
+    /// The bandwidth of all targets; `None` where none is ever bounded.
+    pub(crate) fn bandwidth(&self) -> Option<Bandwidth> {
         let mut inner = self.lock();
-        inner.table.limits = limits;
-        inner.bells.values().for_each(|bell| bell.wake());
+        inner.now();
+        let hours = &inner.bounds.hours;
+        let next = localtime::local(SystemTime::now()).and_then(|local| hours.next(local));
+        let (all, given) = (inner.table.limits.bandwidth, inner.table.given());
+        (*hours != Hours::default()).then_some(Bandwidth { all, given, next })
     }
 
     /// One more target. `bell`: wakes its engine.
@@ -422,8 +552,16 @@ impl Member {
     }
 
     /// The bandwidth of a run that starts, in KiB a second.
-    pub(crate) fn rate(&self, run: u32, long: bool, alive: &BTreeSet<u32>) -> Option<u64> {
+    pub(crate) fn rate(&self, run: u32, long: bool, alive: &BTreeSet<u32>) -> Rate {
         self.budget.lock().table.rate(self.id, run, long, alive)
+    }
+
+    /// Whether a long run is to begin anew, as another bandwidth holds than at its start. `own`: the
+    /// rate that it does not exceed in any case. `faster`: it begins anew for a higher one, too.
+    pub(crate) fn is_overdue(&self, run: u32, own: Rate, faster: bool) -> bool {
+        let mut inner = self.budget.lock();
+        let now = inner.now();
+        inner.table.is_overdue(self.id, run, now, own, faster)
     }
 
     /// What is under way at the end of a turn, and whether more would be if there were room.
@@ -460,9 +598,11 @@ impl Member {
         waiting.map_or((false, false), |waiting| (waiting.small, waiting.long))
     }
 
-    /// The bounds.
+    /// The bounds of this moment.
     pub(crate) fn limits(&self) -> Limits {
-        self.budget.lock().table.limits
+        let mut inner = self.budget.lock();
+        inner.now();
+        inner.table.limits
     }
 }
 
@@ -607,6 +747,79 @@ mod tests {
         assert!(first >= 1600 && second >= 1600 && first + second <= 4800, "{first} {second}");
     }
 
+    #[test]
+    fn a_long_run_begins_anew_when_another_bandwidth_holds() {
+        let none = BTreeSet::new();
+        let later = SECOND + OVERDUE;
+        // The bound of all at the start of a run, the one that holds now, the run's own; whether it
+        // is to begin anew, and whether it is where it would for a higher rate, too.
+        for (before, all, own, slower, faster) in [
+            (Some(6400), Some(640), None, true, true),
+            (Some(6400), Some(640), Some(400), false, false),
+            (Some(6400), Some(640), Some(500), true, true),
+            (None, Some(640), None, true, true),
+            (None, Some(640), Some(100), false, false),
+            (None, Some(640), Some(600), true, true),
+            (Some(640), Some(6400), None, false, true),
+            (Some(640), Some(6400), Some(600), false, false),
+            (Some(640), Some(900), None, false, false),
+            (Some(640), None, None, false, true),
+            (Some(640), None, Some(100), false, false),
+            (None, None, None, false, false),
+            (Some(640), Some(640), None, false, false),
+        ] {
+            let case = format!("{before:?} {all:?} {own:?}");
+            let mut table = table(None, before, 2);
+            table.rate(1, 7, true, &none);
+            table.limit(Limits { bandwidth: all, ..table.limits }, SECOND);
+            let is = |now, faster| table.is_overdue(1, 7, now, own, faster);
+            assert!(!is(later - Duration::from_millis(1), true), "{case}: at once");
+            assert_eq!((is(later, false), is(later, true)), (slower, faster), "{case}");
+            assert!(
+                !table.is_overdue(1, 8, later, own, true) && !table.is_overdue(2, 7, later, own, true),
+                "{case}: another run"
+            );
+            // The next one has what holds.
+            table.rate(1, 8, true, &none);
+            assert!(!table.is_overdue(1, 8, later * 2, own, true), "{case}: for ever");
+        }
+    }
+
+    #[test]
+    fn others_find_bandwidth_when_it_becomes_less() {
+        let mut table = table(None, Some(6400), 2);
+        let none = BTreeSet::new();
+        assert_eq!(table.rate(1, 1, true, &none), Some(4800));
+        table.limit(Limits { bandwidth: Some(640), ..table.limits }, SECOND);
+        assert_eq!(table.given(), 480, "its part of it");
+        assert!(table.room(2, SECOND, held(0, 0, 0), false, true), "a small change waits for no long run");
+        assert_eq!(table.rate(2, 1, false, &none), Some(40));
+        table.limit(Limits { bandwidth: Some(6400), ..table.limits }, SECOND);
+        assert_eq!(table.given(), 4840, "what they take");
+    }
+
+    #[test]
+    fn the_bandwidth_is_that_of_the_time_of_day() {
+        let part = |from: &str, to: &str| crate::daily::PartOfDay { from: from.parse().unwrap(), to: to.parse().unwrap() };
+        let hours = Hours { usual: Some(20), parts: vec![(part("08:00", "18:00"), Some(2)), (part("22:00", "06:00"), None)] };
+        let mut inner = Inner { bounds: Bounds { runs: Some(3), hours }, ..Inner::default() };
+        let at = |hour, minute, second| LocalTime { year: 2026, month: 2, day: 1, hour, minute, second };
+        for (local, bandwidth, changed, look) in [
+            (Some(at(7, 59, 30)), Some(20), true, 30),
+            (Some(at(8, 0, 0)), Some(2), true, 60),
+            (Some(at(9, 0, 0)), Some(2), false, 60),
+            (None, Some(20), true, 1),
+            (Some(at(22, 0, 0)), None, true, 60),
+        ] {
+            assert_eq!(inner.hold(SECOND, local), changed, "{local:?}");
+            assert_eq!(inner.table.limits, Limits { runs: Some(3), bandwidth }, "{local:?}");
+            assert_eq!(inner.look, Some(SECOND + Duration::from_secs(look)), "{local:?}");
+        }
+        inner.bounds.hours.parts.clear();
+        inner.hold(SECOND, None);
+        assert_eq!((inner.table.limits.bandwidth, inner.look), (Some(20), None), "no hours");
+    }
+
     /// A model of targets that have work, and of runs that end.
     #[derive(Debug, Default, Clone)]
     struct Model {
@@ -672,7 +885,7 @@ mod tests {
                 let under_way: usize = models.iter().map(|m| m.held().all()).sum();
                 prop_assert!(under_way <= runs, "{under_way} of {runs}: {models:?}");
                 if let Some(all) = bandwidth {
-                    let given: u64 = table.shares.values().map(Share::rate).sum();
+                    let given = table.given();
                     prop_assert!(given <= all, "{given} of {all}");
                 }
                 Ok(())

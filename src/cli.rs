@@ -184,7 +184,8 @@ Exit codes: 0 nothing is wrong, 1 a target cannot be written as it should be (--
 75 a target cannot be reached (--connect), 78 something is wrong, a target refuses (--connect), or with --strict there is a warning.";
 
 const STATUS_HELP: &str = "\
-The first line says whether all is in sync; if not, what is not and by how much, and what to do. A line for each target follows, then all details.
+The first line says whether all is in sync; if not, what is not and by how much, and what to do. A line for each target follows, then all details. \
+Where several daemons run and none is named, all of them are shown, with --json by a line each.
 
 The JSON has a number, `format`. Its fields are described in docs/status.schema.json.
 
@@ -369,7 +370,7 @@ impl CheckArgs {
 /// `fansync status`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub struct StatusArgs {
-    /// Print one JSON object
+    /// Print a line with a JSON object for each daemon
     #[arg(long)]
     pub(crate) json: bool,
     /// Print the verdict only, one line

@@ -27,7 +27,7 @@ pub fn run(command: Command) -> ExitCode {
             Err(errors) => refuse(&errors),
         },
         Command::Check(args) => check::check_file(&args),
-        Command::Status(args) if args.watch => client::socket(&args.whom).map_or_else(|code| code, |path| client::watch(&path)),
+        Command::Status(args) if args.watch => client::watch(&args),
         Command::Status(args) => client::status(args),
         Command::Flush(args) => client::flush(&args),
         Command::Verify(args) => client::verify(&args),

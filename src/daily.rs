@@ -1,4 +1,4 @@
-//! Times of day: `full_at`, `verify_at`. Pure; the clock is an argument.
+//! Times of day: `full_at`, `verify_at`, `bwlimit_at`. Pure; the clock is an argument.
 //!
 //! A time has come when the local clock reaches or passes it. Where the clock skips it (a switch to
 //! summer time, a suspended machine, a clock that is set) it comes with the first moment behind it,
@@ -36,6 +36,49 @@ impl FromStr for TimeOfDay {
 impl fmt::Display for TimeOfDay {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:02}:{:02}", self.0 / 60, self.0 % 60)
+    }
+}
+
+impl TimeOfDay {
+    /// That of a moment.
+    pub(crate) fn of(now: LocalTime) -> TimeOfDay {
+        TimeOfDay(u16::from(now.hour) * 60 + u16::from(now.minute))
+    }
+
+    /// How long it is from a moment to this time; a whole day where the moment is in its minute.
+    pub(crate) fn after(self, now: LocalTime) -> Duration {
+        let now = seconds(now);
+        Duration::from_secs(u64::try_from(next(self, now) - now).unwrap_or(0))
+    }
+}
+
+/// A part of each day, its end not included; over midnight where that comes before its begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PartOfDay {
+    /// When it begins.
+    pub(crate) from: TimeOfDay,
+    /// When it ends; another time than that.
+    pub(crate) to: TimeOfDay,
+}
+
+impl PartOfDay {
+    /// Whether it is part of it.
+    pub(crate) fn has(self, time: TimeOfDay) -> bool {
+        match self.from < self.to {
+            true => self.from <= time && time < self.to,
+            false => self.from <= time || time < self.to,
+        }
+    }
+
+    /// Whether some time is part of both.
+    pub(crate) fn overlaps(self, other: PartOfDay) -> bool {
+        self.has(other.from) || other.has(self.from)
+    }
+}
+
+impl fmt::Display for PartOfDay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} to {}", self.from, self.to)
     }
 }
 
@@ -163,6 +206,50 @@ mod tests {
             assert_eq!(one.wait(now), Some(Duration::from_secs(wait)), "{now:?}");
         }
         assert_eq!(daily(&[]).wait(at(1, 0, 0, 0)), None);
+    }
+
+    #[test]
+    fn a_part_of_a_day_may_go_over_midnight() {
+        let time = |text: &str| text.parse::<TimeOfDay>().unwrap();
+        let part = |from, to| PartOfDay { from: time(from), to: time(to) };
+        let (day, night) = (part("08:00", "18:00"), part("22:00", "06:00"));
+        for (at, of_day, of_night) in [
+            ("00:00", false, true),
+            ("05:59", false, true),
+            ("06:00", false, false),
+            ("08:00", true, false),
+            ("17:59", true, false),
+            ("18:00", false, false),
+            ("22:00", false, true),
+            ("23:59", false, true),
+        ] {
+            assert_eq!((day.has(time(at)), night.has(time(at))), (of_day, of_night), "{at}");
+        }
+        for (one, other, overlap) in [
+            (day, night, false),
+            (day, part("18:00", "08:00"), false),
+            (day, part("17:59", "18:30"), true),
+            (day, part("06:00", "08:01"), true),
+            (day, part("09:00", "10:00"), true),
+            (night, part("23:00", "23:30"), true),
+            (night, part("05:00", "07:00"), true),
+            (night, part("21:00", "02:00"), true),
+            (night, part("06:00", "22:00"), false),
+            (day, day, true),
+        ] {
+            assert_eq!((one.overlaps(other), other.overlaps(one)), (overlap, overlap), "{one} and {other}");
+        }
+    }
+
+    #[test]
+    fn how_long_it_is_to_a_time() {
+        let time: TimeOfDay = "18:00".parse().unwrap();
+        for (now, want) in
+            [(at(1, 17, 59, 30), 30), (at(1, 18, 0, 0), 86_400), (at(1, 18, 0, 1), 86_399), (at(31, 20, 0, 0), 79_200)]
+        {
+            assert_eq!(time.after(now), Duration::from_secs(want), "{now:?}");
+        }
+        assert_eq!(TimeOfDay::of(at(1, 17, 59, 30)), "17:59".parse().unwrap());
     }
 
     #[test]

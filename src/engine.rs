@@ -31,6 +31,7 @@ mod last;
 mod linked;
 mod listening;
 mod mounted;
+mod moved;
 mod nameless;
 mod names;
 mod opening;
@@ -372,6 +373,7 @@ impl Engine {
         let muted = self.intake.resolver.muted();
         let (state_unsaved_seconds, state_unsaved) = self.unsaved_state();
         status::Mirror {
+            moved: None,
             name: self.mirror.name.clone(),
             source: Shown(self.root.path().as_os_str().as_bytes()).to_string(),
             given: self.root.link().map(|given| Shown(given.as_os_str().as_bytes()).to_string()).unwrap_or_default(),

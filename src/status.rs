@@ -39,6 +39,9 @@ pub struct Snapshot {
     /// The name of the host that the daemon runs on; empty where it has none.
     #[serde(default)]
     pub(crate) host: String,
+    /// The socket on which it answered; empty where it was asked in another way.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) socket: String,
     /// The daemon's version.
     pub(crate) version: String,
     /// Its process id.
@@ -55,8 +58,24 @@ pub struct Snapshot {
     /// Lines of the log that could not be written.
     #[serde(default)]
     pub(crate) log_lost: crate::log::Lost,
+    /// The bandwidth of all targets on other hosts; `None` where it is never bounded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) bwlimit: Option<Bwlimit>,
     /// One per `[[mirror]]`.
     pub mirrors: Vec<Mirror>,
+}
+
+/// `bwlimit` and `bwlimit_at`, in bytes a second.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Bwlimit {
+    /// What holds now; `None`: no bound.
+    pub(crate) bytes_per_second: Option<u64>,
+    /// What rsync runs under way were given of it.
+    pub(crate) given_bytes_per_second: u64,
+    /// The time of day, local, at which another one holds; empty where there is none.
+    pub(crate) until: String,
+    /// That one; `None`: no bound.
+    pub(crate) then_bytes_per_second: Option<u64>,
 }
 
 /// One mirror.
@@ -134,6 +153,9 @@ pub struct Mirror {
     pub(crate) links: Option<Links>,
     /// Losses of events, by cause.
     pub lost: BTreeMap<String, u64>,
+    /// What went from the source; `None` without `remove_source_files`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) moved: Option<Moved>,
     /// How far the first pass is.
     pub initial: FirstPass,
     /// How the mirror began.
@@ -143,6 +165,27 @@ pub struct Mirror {
     /// One per `[[mirror.hook]]`.
     #[serde(default)]
     pub(crate) hooks: Vec<Hook>,
+}
+
+/// `remove_source_files`: what went from the source, and what stays, as the last round found it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Moved {
+    /// Files removed since the start.
+    pub(crate) files: u64,
+    /// Their bytes.
+    pub(crate) bytes: u64,
+    /// When the last one was, seconds since 1970; 0 for never.
+    pub(crate) last_unix: f64,
+    /// Files that are not old enough (`remove_after`), or not compared yet.
+    pub(crate) waiting: u64,
+    /// Files that a process had open, or that changed meanwhile.
+    pub(crate) in_use: u64,
+    /// Files that a target did not have as they are.
+    pub(crate) differing: u64,
+    /// Files that could not be removed.
+    pub(crate) unremovable: u64,
+    /// The source has more than one round looks at: the last four are of a part of it.
+    pub(crate) more: bool,
 }
 
 /// A place below the source that is left alone.
@@ -648,6 +691,7 @@ pub(crate) mod tests {
             linked_files: 0,
             linked_walks: 0,
             links: None,
+            moved: Some(Moved { files: 1, bytes: 2 << 20, waiting: 5, in_use: 2, more: true, ..Moved::default() }),
             lost: [("queue_overflow".into(), 2), ("failing_path".into(), 5)].into(),
             initial: FirstPass::Done,
             start: Start { how: StartKind::Walk, directories: 7, entries: 90, found: 3, seconds: 0.25, ..Start::default() },
@@ -664,6 +708,8 @@ pub(crate) mod tests {
         };
         Snapshot {
             format: FORMAT,
+            socket: "/run/fansync/status.sock".into(),
+            bwlimit: Some(Bwlimit { bytes_per_second: Some(2 << 20), given_bytes_per_second: 3 << 19, ..Bwlimit::default() }),
             host: "web1".into(),
             version: "1".into(),
             pid: 1,
@@ -742,10 +788,12 @@ pub(crate) mod tests {
         let text = snapshot().human();
         for want in [
             "CONFIG /etc/fansync.toml:4:1: unknown key",
+            "bwlimit 2.0 MiB a second over all targets on other hosts, 1.5 MiB of it given to runs\n",
             "LOG    1 line not written (No space left on device); the log cannot be written",
             "state   down: connection refused (next try in 4.0s)",
             "lag     1m 15s; 3 pending",
             "latency p50 4ms, p99 1.5s of the last 40 paths",
+            "moved  1 file with 2.0 MiB removed from the source; at least 5 waiting, 2 in use or changed, 0 different on a target\n",
             "queue_overflow: 2 (compared again)",
             "failing_path: 5 (tried again)",
             "the reader waited 4 times",

@@ -124,8 +124,15 @@ pub(super) fn verify(args: &VerifyArgs) -> ExitCode {
     }
 }
 
-pub(super) fn watch(socket: &Path) -> ExitCode {
-    match crate::watch::run(socket) {
+pub(super) fn watch(args: &StatusArgs) -> ExitCode {
+    let sockets = match everyone(args) {
+        Some(all) => all,
+        None => match socket(&args.whom) {
+            Ok(path) => vec![path],
+            Err(code) => return code,
+        },
+    };
+    match crate::watch::run(&sockets) {
         Ok(()) => ExitCode::Done,
         Err(error) => {
             fail(&error, None);
@@ -134,10 +141,14 @@ pub(super) fn watch(socket: &Path) -> ExitCode {
     }
 }
 
-pub(super) fn status(args: StatusArgs) -> ExitCode {
-    // A form for programs is of one daemon.
+/// All daemons, where there are several and none is named.
+fn everyone(args: &StatusArgs) -> Option<Vec<PathBuf>> {
     let any = args.whom == Whom::default() && cli::socket_of_environment().is_none();
-    let mut all = if any { control::find::all() } else { Vec::new() };
+    any.then(control::find::all).filter(|all| all.len() > 1)
+}
+
+pub(super) fn status(args: StatusArgs) -> ExitCode {
+    let mut all = everyone(&args).unwrap_or_default();
     if let Some(name) = args.mirror.as_deref().filter(|_| all.len() > 1) {
         let having: Vec<PathBuf> = all.iter().filter(|path| mirrors(path).iter().any(|m| m.name == *name)).cloned().collect();
         // Where none has it, the usual one says which there are.
@@ -146,15 +157,18 @@ pub(super) fn status(args: StatusArgs) -> ExitCode {
             return status_of(only, &args);
         }
     }
-    if all.len() < 2 || args.json {
+    if all.is_empty() {
         return socket(&args.whom).map_or_else(|code| code, |path| status_of(&path, &args));
     }
     let mut worst = ExitCode::Done;
     for (n, path) in all.iter().enumerate() {
-        let gap = if n > 0 && !args.brief { "\n" } else { "" };
-        let printed = out::print(format_args!("{gap}{}:\n", path.display()), ExitCode::Done);
-        if printed != ExitCode::Done {
-            return printed;
+        // As JSON, each has its socket as a field.
+        if !args.json {
+            let gap = if n > 0 && !args.brief { "\n" } else { "" };
+            let printed = out::print(format_args!("{gap}{}:\n", path.display()), ExitCode::Done);
+            if printed != ExitCode::Done {
+                return printed;
+            }
         }
         let code = status_of(path, &args);
         // By weight: nothing, a warning, what is critical, no answer.
@@ -202,6 +216,7 @@ fn status_of(path: &Path, args: &StatusArgs) -> ExitCode {
             return ExitCode::Usage;
         }
     }
+    snapshot.socket = path.display().to_string();
     // Of what is left; and an older daemon has not judged it.
     let snapshot = snapshot.judged();
     let code = if args.exit_code { snapshot.health().exit_code() } else { ExitCode::Done };

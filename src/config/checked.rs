@@ -13,10 +13,12 @@ use std::time::Duration;
 use serde::ser::{Error as _, SerializeStruct};
 use serde::{Serialize, Serializer};
 
+use super::bwlimit::BwlimitAt;
 use super::hook::Hook;
 use super::origins::Origins;
 use super::patterns::PatternFiles;
 use super::units;
+use crate::budget::{Bounds, Hours};
 use crate::daily::TimeOfDay;
 use crate::filter::Filter;
 use crate::location::{Location, Reach};
@@ -75,6 +77,8 @@ pub struct Daemon {
     /// Bytes a second over all targets on other hosts.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "units::serialize_bytes")]
     pub(crate) bwlimit: Option<u64>,
+    /// The same for parts of the day, which do not overlap.
+    pub(crate) bwlimit_at: Vec<BwlimitAt>,
     /// Where metrics and the status page are served, if at all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) metrics: Option<SocketAddr>,
@@ -332,6 +336,7 @@ impl Default for Daemon {
             stop_timeout: Duration::from_secs(10),
             max_runs: None,
             bwlimit: None,
+            bwlimit_at: Vec::new(),
             metrics: None,
             page: true,
             metrics_file: None,
@@ -483,8 +488,10 @@ impl Target {
 
 impl Daemon {
     /// What its targets share.
-    pub(crate) fn limits(&self) -> crate::budget::Limits {
-        crate::budget::Limits { runs: self.max_runs, bandwidth: self.bwlimit.map(|bytes| bytes / 1024) }
+    pub(crate) fn bounds(&self) -> Bounds {
+        let rate = |limit: Option<u64>| limit.map(|bytes| bytes / 1024);
+        let parts = self.bwlimit_at.iter().map(|at| (at.part, rate(at.limit))).collect();
+        Bounds { runs: self.max_runs, hours: Hours { usual: rate(self.bwlimit), parts } }
     }
 }
 

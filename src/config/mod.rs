@@ -7,6 +7,7 @@
 //! used; but links are followed to see whether two places are one.
 
 mod args;
+mod bwlimit;
 mod checked;
 pub(crate) mod cite;
 mod ground;

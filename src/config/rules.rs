@@ -3,6 +3,7 @@
 //! The rules about places guard data: a target inside its source feeds itself, two mirrors that
 //! delete in one place delete each other's files.
 
+mod bandwidth;
 mod feed;
 mod hook;
 
@@ -16,9 +17,6 @@ use super::units::shown;
 use crate::filter::Filter;
 use crate::location::Location;
 use crate::role::mark;
-
-/// The least `bwlimit`, in bytes a second.
-const BWLIMIT_MIN: u64 = 64 * 1024;
 
 /// The least `max_bytes` of a batch.
 const MAX_BYTES_MIN: u64 = 1024 * 1024;
@@ -168,10 +166,7 @@ fn daemon(daemon: &Daemon, out: &mut Vec<Complaint>) {
     if let Some(runs) = daemon.max_runs {
         section.count("max_runs", runs, 1, 10_000);
     }
-    if let Some(bytes) = daemon.bwlimit.filter(|bytes| *bytes < BWLIMIT_MIN) {
-        let help = "it is shared among runs, and rsync counts in KiB: write \"64KiB\" or more a second";
-        section.complain("bwlimit", format!("bwlimit is {bytes} bytes a second"), help);
-    }
+    bandwidth::check(daemon, &mut section);
     if let Some(file) = &daemon.metrics_file {
         section.absolute("metrics_file", file);
         if file.extension().is_none_or(|end| end != "prom") {

@@ -167,6 +167,7 @@ const PLAIN: &[&str] = &[
     "base",
     "batch",
     "bwlimit",
+    "bwlimit_at",
     "ca_file",
     "cert_file",
     "close_write",
@@ -282,8 +283,11 @@ const PLAIN: &[&str] = &[
     "watch",
 ];
 /// Others, so that the list above is one of names that come to mind.
-const PLAIN_TOO: [&str; 11] = [
+const PLAIN_TOO: [&str; 14] = [
     "delay",
+    "from",
+    "limit",
+    "to",
     "full_at",
     "verify_at",
     "standby_max_age",

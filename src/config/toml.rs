@@ -17,6 +17,7 @@ use clap::ValueEnum;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::bwlimit;
 use super::checked::{
     Batch, Config, Daemon, Delete, Events, Extras, FollowOpenFiles, KernelSwitches, MaxDelete, Mirror, Mounts, Target,
 };
@@ -311,7 +312,7 @@ impl<'i, 'f> Section<'i, 'f> {
     /// A number, or a share in quotes.
     pub(super) fn max_delete(&mut self, key: &'static str) -> Option<MaxDelete> {
         match self.table.get(key).map(|value| value.get_ref().as_str().is_some()) {
-            Some(true) => self.text(key, "", units::max_delete),
+            Some(true) => self.text(key, "", units::quoted_max_delete),
             Some(false) => {
                 let value = self.take(key)?;
                 let count = value.get_ref().as_integer().and_then(|i| u64::from_str_radix(i.as_str(), i.radix()).ok());
@@ -496,6 +497,7 @@ pub(super) const ELSEWHERE: &[(&str, &str)] = &[
     ("socket_group", "[daemon]"),
     ("max_runs", "[daemon]"),
     ("bwlimit", "[daemon]"),
+    ("bwlimit_at", "[daemon]"),
     ("metrics", "[daemon]"),
     ("level", "[daemon.log]"),
     ("format", "[daemon.log]"),
@@ -567,6 +569,7 @@ fn daemon(s: &mut Section<'_, '_>) -> Daemon {
         stop_timeout: s.duration("stop_timeout").unwrap_or(d.stop_timeout),
         max_runs: s.count("max_runs").or(d.max_runs),
         bwlimit: s.text("bwlimit", "a size in quotes, as in \"20MiB\"", units::file_size).or(d.bwlimit),
+        bwlimit_at: s.tables("bwlimit_at", "[[daemon.bwlimit_at]]", bwlimit::read).into_iter().flatten().collect(),
         metrics: s.text("metrics", "an address and a port, as in \"127.0.0.1:9846\"", units::address),
         page: s.flag("page").unwrap_or(d.page),
         metrics_file: s.path("metrics_file"),

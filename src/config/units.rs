@@ -64,6 +64,22 @@ pub(crate) fn max_delete(text: &str) -> Result<MaxDelete, String> {
     })
 }
 
+/// The same in quotes, where a number alone may be meant as one of entries, or as a share.
+///
+/// # Errors
+/// What one looks like.
+pub(crate) fn quoted_max_delete(text: &str) -> Result<MaxDelete, String> {
+    match max_delete(text)? {
+        MaxDelete::Count(entries) => {
+            let share = if (1..=100).contains(&entries) { entries } else { 50 };
+            Err(format!(
+                "\"{text}\" in quotes may be a number of entries or a share; write {entries} without quotes for entries, or \"{share}%\" for a share"
+            ))
+        }
+        share @ MaxDelete::Percent(_) => Ok(share),
+    }
+}
+
 /// Reads an address of this host with a port: `127.0.0.1:9846`, `[::1]:9846`, `0.0.0.0:9846`.
 ///
 /// # Errors
@@ -125,6 +141,12 @@ mod tests {
         assert_eq!(max_delete("0"), Ok(MaxDelete::Count(0)));
         assert_eq!(max_delete(" 1000 "), Ok(MaxDelete::Count(1000)));
         assert_eq!(max_delete("10%"), Ok(MaxDelete::Percent(10)));
+        assert_eq!(quoted_max_delete("10%"), Ok(MaxDelete::Percent(10)));
+        for (text, want) in
+            [("50", "write 50 without quotes for entries, or \"50%\""), ("1000", "write 1000 without"), ("x", "is no bound")]
+        {
+            assert!(quoted_max_delete(text).unwrap_err().contains(want), "{text}");
+        }
         for text in ["", "-1", "10k", "0%", "101%", "1.5%", "%", "many"] {
             assert!(max_delete(text).unwrap_err().contains("1000"), "{text}");
         }

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, bounded};
 
+use crate::budget::Bandwidth;
 use crate::control::{Error, Flushed, Reply, Request, STATUS_TIMEOUT, Steer, Waiting};
 use crate::engine::{Command, Engines, Handle};
 use crate::socket::{self, BindError};
@@ -188,11 +189,12 @@ pub(crate) fn snapshot(started: Instant, engines: &Engines, patience: Duration) 
         .collect();
     let mut mirrors = Vec::new();
     for (engine, rx) in requests {
+        let moved = engine.moved.get();
         match rx.recv_deadline(deadline) {
-            Ok(m) => mirrors.push(engine.last.keep(m)),
+            Ok(m) => mirrors.push(engine.last.keep(status::Mirror { moved, ..m })),
             // What it was when it answered last: one that hangs hides no other.
             Err(_) => match engine.last.get() {
-                Some(m) => mirrors.push(m),
+                Some(m) => mirrors.push(status::Mirror { moved, ..m }),
                 None => return Err(format!("the engine of mirror {} does not answer", engine.mirror)),
             },
         }
@@ -205,10 +207,21 @@ pub(crate) fn snapshot(started: Instant, engines: &Engines, patience: Duration) 
         uptime_seconds: started.elapsed().as_secs_f64(),
         config_error: engines.trouble(),
         log_lost: crate::log::lost(),
+        bwlimit: engines.budget().bandwidth().map(bwlimit),
         mirrors,
         ..Snapshot::default()
     }
     .judged())
+}
+
+fn bwlimit(of: Bandwidth) -> status::Bwlimit {
+    let bytes = |kib: u64| kib * 1024;
+    status::Bwlimit {
+        bytes_per_second: of.all.map(bytes),
+        given_bytes_per_second: bytes(of.given),
+        until: of.next.map(|(time, _)| time.to_string()).unwrap_or_default(),
+        then_bytes_per_second: of.next.and_then(|(_, rate)| rate).map(bytes),
+    }
 }
 
 /// The engines that have what was requested.

@@ -92,13 +92,14 @@ impl Drop for Farewell {
 impl Crew {
     pub(super) fn new(engines: Engines, wish: mpsc::Sender<Wish>, daemon: &Daemon, keep: bool) -> Crew {
         let env = argv::environment(std::env::vars_os());
-        let (state_dir, budget) = (daemon.state_dir.clone(), Budget::new(daemon.limits()));
+        let (state_dir, budget) = (daemon.state_dir.clone(), engines.budget());
+        budget.set(daemon.bounds());
         Crew { members: Vec::new(), engines, wish, env, state_dir, budget, keep }
     }
 
     /// Other bounds for all mirrors.
     pub(super) fn limit(&self, daemon: &Daemon) {
-        self.budget.set(daemon.limits());
+        self.budget.set(daemon.bounds());
     }
 
     /// What the rsync of a mirror can do: asked, or known from one that runs.

@@ -8,7 +8,7 @@
 //! settings are the same gets that alone. The commands of a mirror survive this, so a flush that
 //! waits goes on waiting for the successor.
 //!
-//! What it gives up: under `[daemon]`, all but `stop_timeout`, `max_runs` and `bwlimit` takes
+//! What it gives up: under `[daemon]`, all but `stop_timeout`, `max_runs`, `bwlimit` and `bwlimit_at` takes
 //! effect at the next start.
 //! Totals of a mirror begin again. A mirror that cannot be begun after all goes on with its earlier
 //! configuration.
@@ -196,6 +196,7 @@ impl UnderWay {
 fn take_daemon(config: &mut Config, new: &Config) {
     config.daemon.stop_timeout = new.daemon.stop_timeout;
     (config.daemon.max_runs, config.daemon.bwlimit) = (new.daemon.max_runs, new.daemon.bwlimit);
+    config.daemon.bwlimit_at.clone_from(&new.daemon.bwlimit_at);
     let keys = changed(&config.daemon, &new.daemon);
     if !keys.is_empty() {
         tracing::warn!("changed in [daemon], and in effect from the next start on: {}", keys.join(", "));

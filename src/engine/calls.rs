@@ -162,6 +162,7 @@ mod tests {
             wake: Arc::clone(&wake),
             turns: Arc::default(),
             last: Default::default(),
+            moved: Default::default(),
         };
         assert!(handle.send(Command::Reconcile) && wake.clear(), "a command wakes the engine");
         drop(engine);

@@ -3,18 +3,25 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::handle::Handle;
+use crate::budget::Budget;
 
 /// The ways to all engines, and what is to be known of all together. Clones share one value.
 #[derive(Clone, Default)]
 pub(crate) struct Engines {
     list: Arc<RwLock<Arc<[Handle]>>>,
     note: Arc<RwLock<String>>,
+    budget: Budget,
 }
 
 impl Engines {
     /// The engines of this moment.
     pub(crate) fn all(&self) -> Arc<[Handle]> {
         Arc::clone(&self.list.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What the targets of all share.
+    pub(crate) fn budget(&self) -> Budget {
+        self.budget.clone()
     }
 
     /// Why the configuration in force is not that of the file; empty when it is.
@@ -68,6 +75,7 @@ mod tests {
             wake: Arc::new(EventFd::new().unwrap()),
             turns: Arc::default(),
             last: Default::default(),
+            moved: Default::default(),
         }
     }
 

@@ -7,6 +7,7 @@ use std::time::Instant;
 use crossbeam::channel::Sender;
 
 use super::last::LastStatus;
+use super::moved::MovedFiles;
 use crate::config::Mirror;
 use crate::control::{Steer, Steered, Waiting};
 use crate::status;
@@ -73,6 +74,8 @@ pub(crate) struct Handle {
     pub(crate) turns: Arc<AtomicU64>,
     /// What it answered last.
     pub(crate) last: LastStatus,
+    /// What went from the source.
+    pub(crate) moved: MovedFiles,
 }
 
 impl Handle {

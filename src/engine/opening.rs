@@ -188,6 +188,7 @@ impl Engine {
             wake: Arc::clone(&again.wake),
             turns: Arc::clone(&again.turns),
             last: Default::default(),
+            moved: Default::default(),
         };
         Ok((again, handle))
     }

@@ -37,6 +37,7 @@ impl Door {
             wake: Arc::clone(&wake),
             turns: Arc::clone(&turns),
             last: Default::default(),
+            moved: Default::default(),
         };
         Ok((Door { commands: taken, wake, turns, stop_at: None, successor: None }, handle))
     }

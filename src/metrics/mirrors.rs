@@ -48,6 +48,26 @@ const MIRROR: &[Row<Mirror>] = &[
         "How long ago the mirror's engine answered last, where it does not now, as while its source hangs; all else of the mirror is from then. 0 when it answers.",
         |m, v| v.put(m.unanswered_seconds),
     ),
+    row(Counter, "fansync_mirror_moved_files_total", M, "Files removed from the source (remove_source_files).", |m, v| {
+        m.moved.iter().for_each(|moved| v.put(moved.files as f64));
+    }),
+    row(Counter, "fansync_mirror_moved_bytes_total", M, "Bytes of these.", |m, v| {
+        m.moved.iter().for_each(|moved| v.put(moved.bytes as f64));
+    }),
+    row(
+        Gauge,
+        "fansync_mirror_unmoved_files",
+        &["mirror", "why"],
+        "Files that stay in the source for now, as the last round found them: waiting, in_use, differing or unremovable.",
+        |m, v| {
+            if let Some(moved) = &m.moved {
+                v.with(&["waiting"], moved.waiting as f64);
+                v.with(&["in_use"], moved.in_use as f64);
+                v.with(&["differing"], moved.differing as f64);
+                v.with(&["unremovable"], moved.unremovable as f64);
+            }
+        },
+    ),
     row(Counter, "fansync_events_total", M, "Events received from the kernel.", |m, v| v.put(m.events as f64)),
     row(Counter, "fansync_events_ignored_total", M, "Events outside of the source, or excluded.", |m, v| v.put(m.foreign as f64)),
     row(

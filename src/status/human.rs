@@ -5,7 +5,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::{BRING_BACK, Feed, Hook, Links, MAKE_SOURCE, Mirror, Snapshot, StartKind, Target, Watch};
+use super::{BRING_BACK, Bwlimit, Feed, Hook, Links, MAKE_SOURCE, Mirror, Moved, Snapshot, StartKind, Target, Watch};
+use bytesize::ByteSize;
+
 use crate::lost::Cause;
 use crate::text::{plural, span};
 
@@ -28,6 +30,9 @@ impl Snapshot {
         let _ = writeln!(out, "fansync {} pid {} up {}", self.version, self.pid, span(self.uptime_seconds));
         let capabilities = if self.capabilities.is_empty() { "none".into() } else { self.capabilities.join(" ") };
         let _ = writeln!(out, "capabilities {capabilities}");
+        if let Some(bwlimit) = &self.bwlimit {
+            let _ = writeln!(out, "bwlimit {}", bwlimit.human());
+        }
         if !self.config_error.is_empty() {
             let _ = writeln!(out, "CONFIG {}", self.config_error);
         }
@@ -36,6 +41,24 @@ impl Snapshot {
             let since = if lost.failing { "the log cannot be written" } else { "the log is written again" };
             let _ = writeln!(out, "LOG    {} not written ({}); {since}", plural(lost.lines, "line"), lost.reason);
         }
+    }
+}
+
+impl Bwlimit {
+    fn human(&self) -> String {
+        let limit = |bytes: Option<u64>| bytes.map_or_else(|| "no bound".to_owned(), |b| format!("{} a second", ByteSize(b)));
+        let mut out = match self.bytes_per_second {
+            Some(_) => format!(
+                "{} over all targets on other hosts, {} of it given to runs",
+                limit(self.bytes_per_second),
+                ByteSize(self.given_bytes_per_second)
+            ),
+            None => "none at this time of day".to_owned(),
+        };
+        if !self.until.is_empty() {
+            let _ = write!(out, "; from {} on {}", self.until, limit(self.then_bytes_per_second));
+        }
+        out
     }
 }
 
@@ -48,6 +71,9 @@ impl Mirror {
         self.events(out);
         if let Some(links) = &self.links {
             links.human(out);
+        }
+        if let Some(moved) = &self.moved {
+            moved.human(out);
         }
         for (cause, n) in &self.lost {
             let then = if cause == Cause::FailingPath.name() { "tried" } else { "compared" };
@@ -108,6 +134,22 @@ impl Mirror {
                 plural(self.following, "file")
             );
         }
+    }
+}
+
+impl Moved {
+    fn human(&self, out: &mut String) {
+        let (files, bytes) = (plural(self.files, "file"), ByteSize(self.bytes));
+        let least = if self.more { "at least " } else { "" };
+        let _ = write!(
+            out,
+            "  moved  {files} with {bytes} removed from the source; {least}{} waiting, {} in use or changed, {} different on a target",
+            self.waiting, self.in_use, self.differing
+        );
+        if self.unremovable > 0 {
+            let _ = write!(out, ", {} not removable (see the log)", self.unremovable);
+        }
+        out.push('\n');
     }
 }
 
@@ -207,7 +249,7 @@ impl Target {
             "    sent    {}, {} deleted, {} in {} ({} from standby)",
             plural(self.files_sent, "file"),
             self.deleted,
-            bytesize::ByteSize(self.bytes_sent),
+            ByteSize(self.bytes_sent),
             plural(self.runs, "run"),
             self.standby_hits
         );
@@ -242,7 +284,7 @@ impl Target {
 impl Feed {
     /// Where it is, how many followers are in which state, and the slowest.
     fn human(&self, out: &mut String) {
-        let bytes = bytesize::ByteSize(self.record_bytes);
+        let bytes = ByteSize(self.record_bytes);
         let _ = writeln!(
             out,
             "    feed    at record {}; {} with {bytes} since the start",

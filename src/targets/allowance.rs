@@ -99,6 +99,36 @@ impl Target {
         self.runs.end(cx.reactor, &ends);
     }
 
+    /// Ends what has its bandwidth from a time with another one ([`crate::budget`]): runs, which begin
+    /// anew, and processes that wait with no bound at all. A single file would be sent from its
+    /// beginning, one that is read as a whole on both sides read anew, and a small batch is soon
+    /// through; these begin anew for a lower rate only.
+    fn keep_to_bandwidth(&mut self, cx: &mut Context<'_>) {
+        let remote = self.is_remote();
+        let Some(member) = self.allowance.member.as_ref().filter(|_| remote) else { return };
+        if member.limits().bandwidth.is_some() && self.runs.standbys() > 0 {
+            let number = self.runs.standbys();
+            return self.end_standbys(cx, number);
+        }
+        let own = own_rate(&self.cfg.args);
+        for (serial, run) in self.runs.iter_mut() {
+            let InFlightRun { process, kind: RunKind::Batch(carried) } = run else { continue };
+            let ends = process.abort_reason.is_some() || process.lingers.is_some();
+            if ends || carried.purpose.is_dry() {
+                continue;
+            }
+            let faster = process.lane == Lane::Bulk && carried.how.compare != Compare::Checksum;
+            if member.is_overdue(serial, own, faster) {
+                tracing::info!(
+                    mirror = %self.mirror.name, target_name = %self.cfg.name,
+                    "a long run is ended and begins anew, as another bandwidth of all targets holds"
+                );
+                process.abort_reason = Some(AbortReason::Bandwidth);
+                process.rsync.cut();
+            }
+        }
+    }
+
     /// The bandwidth of a run that starts, in KiB a second.
     pub(super) fn bandwidth_of(&self, serial: u32, lane: Lane) -> Option<u64> {
         let member = self.allowance.member.as_ref().filter(|_| self.is_remote())?;
@@ -108,6 +138,7 @@ impl Target {
 
     /// The end of a turn: what is not used is given back, and what others lack.
     pub(super) fn settle_shares(&mut self, cx: &mut Context<'_>) {
+        self.keep_to_bandwidth(cx);
         let Some(member) = &self.allowance.member else { return };
         if member.limits() == Limits::default() {
             self.allowance.ask = None;

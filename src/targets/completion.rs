@@ -72,7 +72,7 @@ pub(super) enum Completion {
 
 impl Ended<'_> {
     pub(super) fn completion(&self) -> Completion {
-        use AbortReason::{Apart, GivesWay, Gone, Hollow, Idle, Knotted};
+        use AbortReason::{Apart, Bandwidth, GivesWay, Gone, Hollow, Idle, Knotted};
         let some_done = matches!(self.verdict, Verdict::Partial | Verdict::Unproven | Verdict::SourceRace);
         // The first time it may be a part of the target; and what was set apart stays a matter of
         // its paths.
@@ -91,7 +91,7 @@ impl Ended<'_> {
             (Verdict::DeletesHeld, _) if self.bounded => Completion::TooManyDeletes,
             (Verdict::NoMissingArgs, _) => Completion::NoMissingArgs,
             (Verdict::SourceRoot, _) => Completion::SourceRoot,
-            (Verdict::Killed, Some(Gone | Apart | Hollow)) => Completion::GiveBack,
+            (Verdict::Killed, Some(Gone | Apart | Hollow | Bandwidth)) => Completion::GiveBack,
             (Verdict::Killed, Some(GivesWay)) => Completion::LargeLane,
             (_, Some(Knotted)) => Completion::Untie,
             (Verdict::Killed, Some(Idle)) => Completion::SmallerLists,
@@ -169,6 +169,7 @@ mod tests {
             (Apart, Completion::GiveBack),
             (Hollow, Completion::GiveBack),
             (GivesWay, Completion::LargeLane),
+            (Bandwidth, Completion::GiveBack),
         ] {
             let killed = Ended { verdict: &Verdict::Killed, abort_reason: Some(reason), ..PLAIN };
             assert_eq!(killed.completion(), want, "{reason:?}");

@@ -111,6 +111,8 @@ pub(super) enum AbortReason {
     Hollow,
     /// It carries such a file, and a comparison waits for its end.
     GivesWay,
+    /// Another bandwidth of all targets holds than at its start.
+    Bandwidth,
 }
 
 impl InFlightRun {

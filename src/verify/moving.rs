@@ -51,6 +51,7 @@ use crate::error::chain;
 use crate::path::{self, RelPath};
 use crate::role::mark;
 use crate::root::Root;
+use crate::status::Moved;
 use crate::sys::lease::{hold_write_lease, lease_is_whole};
 use crate::sys::rename::rename_to_free;
 
@@ -85,6 +86,7 @@ pub(crate) struct Moving {
 /// Starts the thread of a mirror that wants one, or that only has files to put back.
 pub(crate) fn start(mirror: &Mirror, engine: &Handle) -> Moving {
     let moves = mirror.remove_source_files;
+    engine.moved.counts(moves);
     let left = mirror.source.join(mark::DIR).join(HELD);
     let (lives, ended) = mpsc::channel();
     let engine = engine.clone();
@@ -131,23 +133,33 @@ impl Identity {
     }
 }
 
+/// Why a file is not looked at for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// A target has it otherwise.
+    Differs,
+    /// A process had it open, or it changed.
+    InUse,
+}
+
 /// What stays for the time being, and why.
 #[derive(Default)]
 struct Stays {
-    differ: HashMap<RelPath, (Identity, Instant)>,
+    put_off: HashMap<RelPath, (Identity, Instant, Why)>,
     logged: HashMap<&'static str, Instant>,
 }
 
 impl Stays {
-    fn waits(&self, path: &RelPath, identity: &Identity, now: Instant) -> bool {
-        self.differ.get(path).is_some_and(|(seen, again)| seen == identity && now < *again)
+    fn waits(&self, path: &RelPath, identity: &Identity, now: Instant) -> Option<Why> {
+        let (seen, again, why) = self.put_off.get(path)?;
+        (seen == identity && now < *again).then_some(*why)
     }
 
-    fn differs(&mut self, path: RelPath, identity: Identity, now: Instant) {
-        if self.differ.len() >= REMEMBERED {
-            self.differ.clear();
+    fn put_off(&mut self, path: RelPath, identity: Identity, why: Why, now: Instant) {
+        if self.put_off.len() >= REMEMBERED {
+            self.put_off.clear();
         }
-        self.differ.insert(path, (identity, now + AGAIN));
+        self.put_off.insert(path, (identity, now + AGAIN, why));
     }
 
     /// Whether a line of this kind is to be written.
@@ -191,34 +203,18 @@ fn run(engine: &Handle, ended: &mpsc::Receiver<()>) {
         }
         let now = Instant::now();
         let found = candidates(mirror, root, SystemTime::now(), &|path, identity| stays.waits(path, identity, now));
+        let Found { files: found, mut stay, full } = found;
+        engine.moved.change(|moved| stay.shown(moved, full));
         if found.is_empty() {
             continue;
         }
-        let full = found.len() == AT_A_TIME;
-        let mut proven: Vec<RelPath> = found.iter().map(|(path, _)| path.clone()).collect();
-        let Some(watched) = watch(engine, &proven) else { return };
-        let mut answered = true;
-        for plan in &plans {
-            if proven.is_empty() {
-                break;
-            }
-            match Comparer::new(plan, true, &going).equal(&proven) {
-                Ok(equal) => proven.retain(|path| equal.contains(path)),
-                Err(Error::Cancelled) => {
-                    watched.into_iter().for_each(|chunk| _ = chunk.end());
-                    return;
-                }
-                Err(error) => {
-                    tracing::debug!(mirror = %mirror.name, target_name = %plan.sides.target.name, %error, "nothing is removed from the source");
-                    answered = false;
-                    break;
-                }
-            }
-        }
-        if !answered {
+        let paths: Vec<RelPath> = found.iter().map(|(path, _)| path.clone()).collect();
+        let Some(watched) = watch(engine, &paths) else { return };
+        // After a cancellation the next wait finds the end.
+        let Some(proven) = proven(&plans, paths, &going) else {
             watched.into_iter().for_each(|chunk| _ = chunk.end());
             continue;
-        }
+        };
         let differ: Vec<&(RelPath, Identity)> = found.iter().filter(|(path, _)| !proven.contains(path)).collect();
         if let Some((first, _)) = differ.first()
             && stays.says("differs", now)
@@ -228,7 +224,9 @@ fn run(engine: &Handle, ended: &mpsc::Receiver<()>) {
                 "files stay in the source for now, as a target does not have them as they are here"
             );
         }
-        differ.into_iter().cloned().for_each(|(path, identity)| stays.differs(path, identity, now));
+        stay.waiting -= differ.len() as u64;
+        stay.differing += differ.len() as u64;
+        differ.into_iter().cloned().for_each(|(path, identity)| stays.put_off(path, identity, Why::Differs, now));
         let found: HashMap<&RelPath, &Identity> = found.iter().map(|(path, identity)| (path, identity)).collect();
         let proven: HashSet<RelPath> = proven.into_iter().collect();
         for chunk in watched {
@@ -238,13 +236,37 @@ fn run(engine: &Handle, ended: &mpsc::Receiver<()>) {
                 continue;
             }
             let some = quiet.iter().filter(|path| proven.contains(*path));
-            let in_use = remove(mirror, root, some.filter_map(|path| Some((path, **found.get(path)?))), &mut stays);
+            let ended = remove(mirror, root, some.filter_map(|path| Some((path, **found.get(path)?))), &mut stays);
+            stay.waiting -= ended.removed + ended.in_use.len() as u64 + ended.unremovable;
+            stay.in_use += ended.in_use.len() as u64;
+            stay.unremovable += ended.unremovable;
+            engine.moved.change(|moved| ended.counted(moved));
             // Others behind them would never be found.
             if full {
-                in_use.into_iter().for_each(|(path, identity)| stays.differs(path, identity, now));
+                ended.in_use.into_iter().for_each(|(path, identity)| stays.put_off(path, identity, Why::InUse, now));
+            }
+        }
+        engine.moved.change(|moved| stay.shown(moved, full));
+    }
+}
+
+/// Those that every target has; `None` where not all answered.
+fn proven(plans: &[crate::engine::Plan], mut paths: Vec<RelPath>, going: &dyn Fn() -> bool) -> Option<Vec<RelPath>> {
+    for plan in plans {
+        if paths.is_empty() {
+            break;
+        }
+        match Comparer::new(plan, true, going).equal(&paths) {
+            Ok(equal) => paths.retain(|path| equal.contains(path)),
+            Err(Error::Cancelled) => return None,
+            Err(error) => {
+                let (mirror, target) = (&plan.mirror.name, &plan.sides.target.name);
+                tracing::debug!(%mirror, target_name = %target, %error, "nothing is removed from the source");
+                return None;
             }
         }
     }
+    Some(paths)
 }
 
 /// Files that are watched, on every target, from before their comparison until their removal. A
@@ -312,17 +334,40 @@ fn plans(engine: &Handle) -> Option<Result<Vec<crate::engine::Plan>, String>> {
 
 // ----- which files -----
 
+/// How many files stay for now, and why.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Stay {
+    /// Not old enough, or not compared yet.
+    waiting: u64,
+    in_use: u64,
+    differing: u64,
+    unremovable: u64,
+}
+
+impl Stay {
+    fn shown(&self, moved: &mut Moved, more: bool) {
+        (moved.waiting, moved.in_use, moved.more) = (self.waiting, self.in_use, more);
+        (moved.differing, moved.unremovable) = (self.differing, self.unremovable);
+    }
+}
+
+/// The files of a round.
+#[derive(Default)]
+struct Found {
+    /// Those that may go.
+    files: Vec<(RelPath, Identity)>,
+    /// All that were looked at.
+    stay: Stay,
+    /// There may be others.
+    full: bool,
+}
+
 /// Files that may go, at most [`AT_A_TIME`]; not those that `waits`.
-fn candidates(
-    mirror: &Mirror,
-    root: &Root,
-    now: SystemTime,
-    waits: &dyn Fn(&RelPath, &Identity) -> bool,
-) -> Vec<(RelPath, Identity)> {
+fn candidates(mirror: &Mirror, root: &Root, now: SystemTime, waits: &dyn Fn(&RelPath, &Identity) -> Option<Why>) -> Found {
     let latest =
         now.checked_sub(mirror.remove_after.max(GRAIN)).and_then(|at| at.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
     let latest = (latest.as_secs() as i64, i64::from(latest.subsec_nanos()));
-    let mut out = Vec::new();
+    let mut out = Found::default();
     let mut left = vec![RelPath::root()];
     while let Some(dir) = left.pop() {
         let Ok(fd) = open_dir(root, &dir) else { continue };
@@ -343,11 +388,19 @@ fn candidates(
                 continue;
             }
             let small = mirror.max_file_size.is_none_or(|most| stat.st_size.cast_unsigned() <= most);
-            match Identity::of(&stat).filter(|identity| small && identity.changed < latest) {
-                Some(identity) if !waits(&path, &identity) => out.push((path, identity)),
-                _ => {}
+            let Some(identity) = Identity::of(&stat).filter(|_| small) else { continue };
+            match waits(&path, &identity) {
+                Some(Why::Differs) => out.stay.differing += 1,
+                Some(Why::InUse) => out.stay.in_use += 1,
+                None => {
+                    out.stay.waiting += 1;
+                    if identity.changed < latest {
+                        out.files.push((path, identity));
+                    }
+                }
             }
-            if out.len() == AT_A_TIME {
+            if out.files.len() == AT_A_TIME {
+                out.full = true;
                 return out;
             }
         }
@@ -407,34 +460,49 @@ struct Leased {
 }
 
 /// Why a file stays.
-enum Stay {
+enum Kept {
     /// It is another one, or another process has it open.
     InUse,
     /// The filesystem cannot do what it takes.
     Cannot(io::Error),
 }
 
-impl From<Errno> for Stay {
-    fn from(error: Errno) -> Stay {
-        Stay::Cannot(error.into())
+impl From<Errno> for Kept {
+    fn from(error: Errno) -> Kept {
+        Kept::Cannot(error.into())
     }
 }
 
-/// Returns those that are in use.
-fn remove<'p>(
-    mirror: &Mirror,
-    root: &Root,
-    wanted: impl Iterator<Item = (&'p RelPath, Identity)>,
-    stays: &mut Stays,
-) -> Vec<(RelPath, Identity)> {
+/// What became of files that every target has.
+#[derive(Default)]
+struct Ended {
+    removed: u64,
+    bytes: u64,
+    in_use: Vec<(RelPath, Identity)>,
+    unremovable: u64,
+}
+
+impl Ended {
+    fn counted(&self, moved: &mut Moved) {
+        (moved.files, moved.bytes) = (moved.files + self.removed, moved.bytes + self.bytes);
+        if self.removed > 0 {
+            moved.last_unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        }
+    }
+}
+
+fn remove<'p>(mirror: &Mirror, root: &Root, wanted: impl Iterator<Item = (&'p RelPath, Identity)>, stays: &mut Stays) -> Ended {
     let now = Instant::now();
-    let (mut leased, mut in_use) = (Vec::new(), Vec::new());
+    let (mut leased, mut ended) = (Vec::new(), Ended::default());
     let mut cannot: Option<(RelPath, io::Error)> = None;
     for (path, identity) in wanted {
         match take(root, path, identity) {
             Ok(one) => leased.push(one),
-            Err(Stay::InUse) => in_use.push((path.clone(), identity)),
-            Err(Stay::Cannot(error)) => _ = cannot.get_or_insert_with(|| (path.clone(), error)),
+            Err(Kept::InUse) => ended.in_use.push((path.clone(), identity)),
+            Err(Kept::Cannot(error)) => {
+                ended.unremovable += 1;
+                cannot.get_or_insert_with(|| (path.clone(), error));
+            }
         }
     }
     if let Some((path, error)) = cannot
@@ -443,15 +511,21 @@ fn remove<'p>(
         tracing::warn!(mirror = %mirror.name, %path, %error, "a file that every target has cannot be removed from the source");
     }
     if leased.is_empty() {
-        return in_use;
+        return ended;
     }
     std::thread::sleep(GRACE);
-    let mut removed = 0_u64;
     for one in leased {
         match end(&one) {
-            Ok(true) => removed += 1,
-            Ok(false) => put_back(mirror, &one.held, &one.name, &one.dir, &one.path),
+            Ok(true) => {
+                ended.removed += 1;
+                ended.bytes += one.identity.size.cast_unsigned();
+            }
+            Ok(false) => {
+                put_back(mirror, &one.held, &one.name, &one.dir, &one.path);
+                ended.in_use.push((one.path, one.identity));
+            }
             Err(error) => {
+                ended.unremovable += 1;
                 if stays.says("cannot", now) {
                     tracing::warn!(mirror = %mirror.name, path = %one.path, %error, "a file that every target has cannot be removed from the source");
                 }
@@ -460,32 +534,32 @@ fn remove<'p>(
         }
     }
     sweep(root);
-    if removed > 0 {
-        tracing::info!(mirror = %mirror.name, files = removed, "files were removed from the source, as every target has them");
+    if ended.removed > 0 {
+        tracing::info!(mirror = %mirror.name, files = ended.removed, "files were removed from the source, as every target has them");
     }
-    in_use
+    ended
 }
 
 /// Takes the lease on a file and renames it out of the tree.
-fn take(root: &Root, path: &RelPath, identity: Identity) -> Result<Leased, Stay> {
+fn take(root: &Root, path: &RelPath, identity: Identity) -> Result<Leased, Kept> {
     let above = path::parent(path).unwrap_or_default();
     let name = OsStr::from_bytes(path::base(path)).to_owned();
-    let dir = open_dir(root, above).map_err(|_| Stay::InUse)?;
+    let dir = open_dir(root, above).map_err(|_| Kept::InUse)?;
     // What was a file may be a FIFO by now, at which an open would wait.
     let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-    let file = openat(&dir, name.as_os_str(), flags, Mode::empty()).map_err(|_| Stay::InUse)?;
+    let file = openat(&dir, name.as_os_str(), flags, Mode::empty()).map_err(|_| Kept::InUse)?;
     let same = |stat: nix::Result<FileStat>| stat.is_ok_and(|stat| Identity::of(&stat) == Some(identity));
     if !same(fstat(&file)) {
-        return Err(Stay::InUse);
+        return Err(Kept::InUse);
     }
     match hold_write_lease(file.as_fd()) {
         Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(Stay::InUse),
-        Err(error) => return Err(Stay::Cannot(error)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(Kept::InUse),
+        Err(error) => return Err(Kept::Cannot(error)),
     }
     // Under the lease no process can write it any more.
     if !same(fstat(&file)) {
-        return Err(Stay::InUse);
+        return Err(Kept::InUse);
     }
     let held = make_dir(held_dir(root)?, above, Mode::S_IRWXU)?;
     rename_to_free(dir.as_fd(), &name, held.as_fd(), &name)?;
@@ -496,7 +570,7 @@ fn take(root: &Root, path: &RelPath, identity: Identity) -> Result<Leased, Stay>
         _ => {
             let restored = rename_to_free(one.held.as_fd(), &one.name, one.dir.as_fd(), &one.name);
             match restored {
-                Ok(()) => Err(Stay::InUse),
+                Ok(()) => Err(Kept::InUse),
                 // Its name is taken again: it gets another beside it, at the end of this round.
                 Err(_) => Ok(one),
             }
@@ -640,8 +714,8 @@ mod tests {
         }
 
         fn later(&self) -> Vec<String> {
-            let found = candidates(&self.mirror, &self.root, SystemTime::now() + Duration::from_secs(1), &|_, _| false);
-            let mut paths: Vec<String> = found.iter().map(|(path, _)| path.to_string()).collect();
+            let found = candidates(&self.mirror, &self.root, SystemTime::now() + Duration::from_secs(1), &|_, _| None);
+            let mut paths: Vec<String> = found.files.iter().map(|(path, _)| path.to_string()).collect();
             paths.sort();
             paths
         }
@@ -661,6 +735,30 @@ mod tests {
         assert_eq!(t.later(), ["a", "d/b"]);
         t.mirror.remove_after = Duration::from_secs(3600);
         assert_eq!(t.later(), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn what_stays_is_counted_by_why() {
+        let t = Tree::new();
+        for name in ["a", "b", "c", "d"] {
+            t.write(name, "1234");
+        }
+        let why = |path: &RelPath, _: &Identity| match &**path {
+            b"a" => Some(Why::Differs),
+            b"b" => Some(Why::InUse),
+            _ => None,
+        };
+        for (later, files) in [(0, 0), (3600, 2)] {
+            let now = SystemTime::now() - Duration::from_secs(10) + Duration::from_secs(later);
+            let found = candidates(&t.mirror, &t.root, now, &why);
+            let stay = Stay { waiting: 2, in_use: 1, differing: 1, unremovable: 0 };
+            assert_eq!((found.files.len(), found.stay, found.full), (files, stay, false), "{later}");
+        }
+        let wanted: Vec<_> = ["c", "d"].map(|name| (RelPath::from_normal(name), t.identity(name))).into();
+        let open = fs::File::open(t.path("d")).unwrap();
+        let ended = remove(&t.mirror, &t.root, wanted.iter().map(|(path, identity)| (path, *identity)), &mut Stays::default());
+        drop(open);
+        assert_eq!((ended.removed, ended.bytes, ended.in_use, ended.unremovable), (1, 4, vec![wanted[1].clone()], 0));
     }
 
     #[test]

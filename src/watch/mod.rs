@@ -1,6 +1,6 @@
 //! `fansync status --watch`: the status on a terminal, in place.
 //!
-//! A thread asks the daemon every `EVERY` and hands over the reply; the terminal's thread draws,
+//! A thread for each daemon asks it every `EVERY` and hands over the reply; the terminal's thread draws,
 //! and listens to keys and to changes of size. So a daemon that does not answer blocks no key. What
 //! is drawn is a pure function of the last answers (`view`), tested without a terminal.
 //!
@@ -96,29 +96,34 @@ impl Known {
     }
 }
 
-/// Shows the daemon at `socket` until the user presses `q`.
+/// Shows the daemons at `sockets`, in turn, until the user presses `q`.
 ///
 /// # Errors
 /// See [`WatchError`]. A daemon that does not answer is none: that is shown, and the next request
 /// follows.
-pub(crate) fn run(socket: &Path) -> Result<(), WatchError> {
+pub(crate) fn run(sockets: &[PathBuf]) -> Result<(), WatchError> {
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
         return Err(WatchError::NoTerminal);
     }
     let (sender, answers) = bounded(1);
-    let socket_path: PathBuf = socket.into();
-    std::thread::Builder::new().name("fansync-ask".into()).spawn(move || ask_on(&socket_path, &sender))?;
+    for (n, socket) in sockets.iter().cloned().enumerate() {
+        let sender = sender.clone();
+        std::thread::Builder::new().name("fansync-ask".into()).spawn(move || ask_on(n, &socket, &sender))?;
+    }
     let look = Look { colour: std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()) };
     let ended = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(SIGTERM, Arc::clone(&ended))?;
     let mut terminal = ratatui::try_init()?;
-    let shown = show(&mut terminal, &answers, socket, look, &ended);
+    let shown = show(&mut terminal, &answers, sockets, look, &ended);
     ratatui::try_restore()?;
     Ok(shown?)
 }
 
+/// What the daemon of this number answered, or why it did not.
+type Answer = (usize, Result<Snapshot, String>);
+
 /// Sends requests for ever; ends when there is no reader.
-fn ask_on(socket: &Path, sender: &Sender<Result<Snapshot, String>>) {
+fn ask_on(number: usize, socket: &Path, sender: &Sender<Answer>) {
     loop {
         let begun = Instant::now();
         let answer = match control::ask(socket, &Request::Status, PATIENCE) {
@@ -130,7 +135,7 @@ fn ask_on(socket: &Path, sender: &Sender<Result<Snapshot, String>>) {
                 Err(format!("{error}{cause}"))
             }
         };
-        if sender.send(answer).is_err() {
+        if sender.send((number, answer)).is_err() {
             return;
         }
         std::thread::sleep(EVERY.saturating_sub(begun.elapsed()));
@@ -139,22 +144,23 @@ fn ask_on(socket: &Path, sender: &Sender<Result<Snapshot, String>>) {
 
 fn show(
     terminal: &mut ratatui::DefaultTerminal,
-    answers: &Receiver<Result<Snapshot, String>>,
-    socket: &Path,
+    answers: &Receiver<Answer>,
+    sockets: &[PathBuf],
     look: Look,
     ended: &AtomicBool,
 ) -> io::Result<()> {
-    let mut known = Known::default();
+    let mut known: Vec<Known> = sockets.iter().map(|_| Known::default()).collect();
     let mut scroll = 0;
     let mut dirty = true;
     let mut drawn = Instant::now();
     while !ended.load(Ordering::Relaxed) {
-        while let Ok(answer) = answers.try_recv() {
-            known.take(answer, Instant::now());
+        while let Ok((number, answer)) = answers.try_recv() {
+            known[number].take(answer, Instant::now());
             dirty = true;
         }
         if dirty || drawn.elapsed() >= EVERY {
-            terminal.draw(|frame| scroll = view::draw(frame, &known, socket, look, Instant::now(), scroll))?;
+            let all: Vec<_> = sockets.iter().map(PathBuf::as_path).zip(&known).collect();
+            terminal.draw(|frame| scroll = view::draw(frame, &all, look, Instant::now(), scroll))?;
             (dirty, drawn) = (false, Instant::now());
         }
         if hung_up(GLANCE)? {

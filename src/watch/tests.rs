@@ -17,7 +17,7 @@ fn terminal(known: &Known, size: (u16, u16), look: Look, scroll: u16) -> (Termin
     let mut at = 0;
     let later = Duration::from_secs(if known.silence.is_empty() { 1 } else { 7 });
     let now = known.received.map_or_else(Instant::now, |received| received + later);
-    terminal.draw(|frame| at = view::draw(frame, known, Path::new("/run/x.sock"), look, now, scroll)).unwrap();
+    terminal.draw(|frame| at = view::draw(frame, &[(Path::new("/run/x.sock"), known)], look, now, scroll)).unwrap();
     (terminal, at)
 }
 
@@ -127,6 +127,34 @@ fn more_than_fits_can_be_scrolled_to() {
     assert!(at > 0 && at < u16::MAX, "scrolled to {at}");
     let text = terminal.backend().to_string();
     assert!(text.contains("more above") && text.contains("FAILED and 4 more"), "{text}");
+}
+
+#[test]
+fn several_daemons_come_in_turn() {
+    let (one, mut other) = (known(well), known(|s| s.mirrors[0].name = "mail".into()));
+    let all = |other: &Known, later: u64| {
+        let mut terminal = Terminal::new(TestBackend::new(80, 40)).unwrap();
+        let daemons = [(Path::new("/run/status.sock"), &one), (Path::new("/run/mail.sock"), other)];
+        let now = one.received.unwrap() + Duration::from_secs(later);
+        terminal.draw(|frame| _ = view::draw(frame, &daemons, COLOUR, now, 0)).unwrap();
+        let buffer = terminal.backend().buffer().clone();
+        (0..40).map(|y| (0..80).map(|x| buffer[(x, y)].symbol()).collect::<String>().trim_end().to_owned()).collect::<Vec<_>>()
+    };
+    let shown = all(&other, 1);
+    assert_eq!((shown[0].as_str(), shown[1].as_str()), ("fansync  2 daemons", "▲ trouble with backup"));
+    let at = |start: &str| shown.iter().position(|line| line.starts_with(start)).unwrap_or_else(|| panic!("{shown:#?}"));
+    let (first, second) = (at("── /run/status.sock  fansync 1  pid 1"), at("── /run/mail.sock  fansync 1  pid 1"));
+    assert!(first < second, "{shown:#?}");
+    assert_eq!((shown[first + 1].as_str(), shown[second + 1].as_str()), ("● in sync", "▲ trouble with backup"));
+    assert!(shown[first..second].iter().any(|line| line.contains("data")) && shown[second..].iter().any(|l| l.contains("mail")));
+    other.take(Err("cannot reach it".into()), Instant::now());
+    let second = all(&other, 3).swap_remove(1);
+    assert!(second.starts_with("▲ no answer from /run/mail.sock for ") && second.contains("trying again: cannot"), "{second}");
+    let never = Known::default();
+    assert_eq!(all(&never, 1)[1], "waiting for answers");
+    let mut refused = Known::default();
+    refused.take(Err("cannot reach it".into()), Instant::now());
+    assert_eq!(all(&refused, 1)[1], "▲ no answer from /run/mail.sock yet: cannot reach it");
 }
 
 #[test]

@@ -64,18 +64,23 @@ impl Grade {
     }
 }
 
-/// Draws everything; gives how far down it really is scrolled.
-pub(crate) fn draw(frame: &mut Frame<'_>, known: &Known, socket: &Path, look: Look, now: Instant, scroll: u16) -> u16 {
+/// A daemon by its socket, and what is known of it.
+pub(crate) type Daemon<'a> = (&'a Path, &'a Known);
+
+/// Draws everything, one daemon after another; gives how far down it really is scrolled.
+pub(crate) fn draw(frame: &mut Frame<'_>, daemons: &[Daemon<'_>], look: Look, now: Instant, scroll: u16) -> u16 {
     let [top, middle, bottom] =
         Layout::vertical([Constraint::Length(2), Constraint::Min(0), Constraint::Length(1)]).areas(frame.area());
     let width = usize::from(middle.width);
-    frame.render_widget(Paragraph::new(head(known, socket, look, now, width)), top);
-    let lines = known.snapshot.as_ref().map(|s| body(s, known, look, width)).unwrap_or_default();
+    let (head, lines) = match *daemons {
+        [(socket, known)] => (head(known, socket, look, now, width), body(known, look, now, width)),
+        _ => (head_of_all(daemons, look, now, width), bodies(daemons, look, now, width)),
+    };
+    frame.render_widget(Paragraph::new(head), top);
     let most = u16::try_from(lines.len()).unwrap_or(u16::MAX).saturating_sub(middle.height);
     let scroll = scroll.min(most);
     let below = most - scroll;
-    let stale = if known.silent(now).is_some() { Style::new().add_modifier(Modifier::DIM) } else { Style::new() };
-    frame.render_widget(Paragraph::new(lines).style(stale).scroll((scroll, 0)), middle);
+    frame.render_widget(Paragraph::new(lines).scroll((scroll, 0)), middle);
     let keys = match (scroll, below) {
         (0, 0) => "q quit".to_owned(),
         (_, 0) => "q quit   ↑ more above".into(),
@@ -96,7 +101,29 @@ fn head(known: &Known, socket: &Path, look: Look, now: Instant, width: usize) ->
         let message = format!("▲ no answer for {} s, trying again: {why}", since.as_secs());
         return vec![Line::from(cut(about, width)), Line::styled(cut(message, width), Grade::Bad.style(look))];
     }
-    let targets: Vec<&Target> = s.mirrors.iter().flat_map(|m| &m.targets).collect();
+    vec![Line::from(cut(about, width)), verdict(&[s], look, width)]
+}
+
+/// The same of several daemons; one that does not answer comes before all else.
+fn head_of_all(daemons: &[Daemon<'_>], look: Look, now: Instant, width: usize) -> Vec<Line<'static>> {
+    let snapshots: Vec<&Snapshot> = daemons.iter().filter_map(|(_, known)| known.snapshot.as_ref()).collect();
+    let about = format!("fansync  {}", plural(daemons.len() as u64, "daemon"));
+    let silent = |(socket, known): &Daemon<'_>| {
+        let why = known.silent(now).map(|(since, why)| format!("for {} s, trying again: {why}", since.as_secs()));
+        let never = || (known.snapshot.is_none() && !known.silence.is_empty()).then(|| format!("yet: {}", known.silence));
+        Some(format!("▲ no answer from {} {}", socket.display(), why.or_else(never)?))
+    };
+    let line = match daemons.iter().find_map(silent) {
+        Some(message) => Line::styled(cut(message, width), Grade::Bad.style(look)),
+        None if snapshots.len() < daemons.len() => Line::from("waiting for answers"),
+        None => verdict(&snapshots, look, width),
+    };
+    vec![Line::from(cut(about, width)), line]
+}
+
+/// How the targets of these are.
+fn verdict(snapshots: &[&Snapshot], look: Look, width: usize) -> Line<'static> {
+    let targets: Vec<&Target> = snapshots.iter().flat_map(|s| &s.mirrors).flat_map(|m| &m.targets).collect();
     let worst = targets.iter().map(|t| Grade::of(t)).max().unwrap_or(Grade::Rest);
     let named: Vec<&str> = targets.iter().filter(|t| Grade::of(t) == worst).map(|t| t.name.as_str()).collect();
     let count = named.len();
@@ -110,14 +137,27 @@ fn head(known: &Known, socket: &Path, look: Look, now: Instant, width: usize) ->
         Grade::Behind => format!("{} {of} {are} behind, at most {}", worst.sign(), span(lag)),
         Grade::Bad => format!("{} trouble with {of}", worst.sign()),
     };
-    vec![Line::from(cut(about, width)), Line::styled(cut(message, width), worst.style(look))]
+    Line::styled(cut(message, width), worst.style(look))
 }
 
 fn grave(silence: &str, look: Look) -> Style {
     if silence.is_empty() { Style::new() } else { Grade::Bad.style(look) }
 }
 
-fn body(s: &Snapshot, known: &Known, look: Look, width: usize) -> Vec<Line<'static>> {
+/// What is known of several daemons, each under its socket.
+fn bodies(daemons: &[Daemon<'_>], look: Look, now: Instant, width: usize) -> Vec<Line<'static>> {
+    let mut out = Vec::new();
+    for (socket, known) in daemons {
+        let [about, verdict] = <[Line<'_>; 2]>::try_from(head(known, socket, look, now, width)).unwrap_or_default();
+        let about = format!("── {}  {about}", socket.display());
+        out.extend([Line::default(), Line::styled(cut(about, width), Style::new().add_modifier(Modifier::BOLD)), verdict]);
+        out.extend(body(known, look, now, width));
+    }
+    out
+}
+
+fn body(known: &Known, look: Look, now: Instant, width: usize) -> Vec<Line<'static>> {
+    let Some(s) = &known.snapshot else { return Vec::new() };
     let mut out = Vec::new();
     for m in &s.mirrors {
         out.push(Line::default());
@@ -135,7 +175,8 @@ fn body(s: &Snapshot, known: &Known, look: Look, width: usize) -> Vec<Line<'stat
         out.push(Line::styled("last batches", Style::new().add_modifier(Modifier::BOLD)));
         out.extend(batches.iter().map(|b| Line::from(cut(format!("  {}: {}", b.target, b.summary), width))));
     }
-    out
+    let stale = if known.silent(now).is_some() { Modifier::DIM } else { Modifier::empty() };
+    out.into_iter().map(|line| line.patch_style(Style::new().add_modifier(stale))).collect()
 }
 
 fn mirror(m: &Mirror, known: &Known, look: Look, width: usize, out: &mut Vec<Line<'static>>) {
