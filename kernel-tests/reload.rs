@@ -41,6 +41,32 @@ pub fn cases() -> Vec<Case> {
             assert!(m.daemon.reload() && m.daemon.status().config_error.is_empty());
             Ok(())
         }),
+        case("by_a_command_that_waits_for_the_end", &[Fs::Tmpfs], |fs| {
+            let mut m = Setup::new(fs).exclude(&["*.old"]).start()?;
+            m.src.write("a.old", b"left out at first");
+            m.daemon.flush(None);
+            let path = m.write_config();
+            let good = fs::read_to_string(&path).expect("the config can be read");
+            fs::write(&path, good.replace("[[mirror]]", "[[mirror]]\nno_such_key = 1")).expect("it can be written");
+            let ran = m.daemon.client(&["reload"], WAIT);
+            assert!(
+                ran.code == 78 && ran.stderr.contains("fansync.toml:") && ran.stderr.contains("unknown key"),
+                "{}",
+                ran.stderr
+            );
+            assert!(m.daemon.status().config_error.contains("unknown key"));
+            m.configure(|table| table.exclude.clear());
+            m.write_config();
+            let ran = m.daemon.client(&["reload"], WAIT);
+            assert_eq!((ran.code, ran.stdout.as_str()), (0, "the configuration is in force\n"), "{}", ran.stderr);
+            assert_eq!(m.daemon.status().config_error, "");
+            m.check();
+            let text = fs::read_to_string(&path).expect("the config can be read");
+            fs::write(&path, text.replacen("[daemon]", "[daemon]\npage = false", 1)).expect("it can be written");
+            let ran = m.daemon.client(&["reload"], WAIT);
+            assert_eq!(ran.stdout, "the configuration is in force; in effect from the next start on: page\n");
+            Ok(())
+        }),
         case("one_that_cannot_begin_goes_on_as_it_was", &[Fs::Tmpfs], cannot_begin),
         case("mirrors_come_and_go_beside_one_that_stays", &[Fs::Tmpfs], come_and_go),
         case("targets_come_and_go_and_what_is_pending_stays", &[Fs::Tmpfs], |fs| {

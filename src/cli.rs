@@ -92,6 +92,9 @@ pub enum Command {
     /// Try failed paths, and targets that are away, at once
     #[command(after_help = RETRY_HELP)]
     Retry(SteerArgs),
+    /// Have a running daemon read its configuration again
+    #[command(after_help = RELOAD_HELP)]
+    Reload(ReloadArgs),
     /// Run sersync's configuration as sersync does; also when called as sersync or sersync2
     #[command(after_help = SERSYNC_HELP)]
     Sersync(SersyncArgs),
@@ -240,6 +243,15 @@ Examples:
   fansync retry --target backup
 
 Exit codes: 0 done, 1 not done (paused, or the source is held), 64 usage, 69 no daemon answers, 77 not permitted.";
+
+const RELOAD_HELP: &str = "\
+As SIGHUP and `systemctl reload fansync` do, and it waits until what changed has begun anew. The file is taken whole or not at all.
+
+Examples:
+  fansync check && fansync reload
+  fansync reload --config /etc/fansync/web.toml
+
+Exit codes: 0 the configuration is in force, 64 usage, 69 no daemon answers, 77 not permitted, 78 it is not taken, or not all of it.";
 
 /// `fansync mirror`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
@@ -552,6 +564,14 @@ pub struct SteerArgs {
     pub(crate) whom: Whom,
 }
 
+/// `fansync reload`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub struct ReloadArgs {
+    /// Which daemon
+    #[command(flatten)]
+    pub(crate) whom: Whom,
+}
+
 /// `fansync resume`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct ResumeArgs {
@@ -744,6 +764,7 @@ mod tests {
         assert_eq!(command("resume --target b"), resume(steer(Some("b"), None), false, false));
         assert_eq!(command("resume --accept-source"), resume(steer(None, None), true, false));
         assert_eq!(command("resume --accept-deletes"), resume(steer(None, None), false, true));
+        assert_eq!(command("reload"), Command::Reload(ReloadArgs::default()));
         assert_eq!(command("retry"), Command::Retry(steer(None, None)));
     }
 

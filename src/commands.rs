@@ -39,6 +39,7 @@ pub fn run(command: Command) -> ExitCode {
             client::steer(args.which, what)
         }
         Command::Retry(args) => client::steer(args, Steer::Retry),
+        Command::Reload(args) => client::reload(&args),
         Command::Failover(args) => daemons::failover(args),
         Command::Completions(args) => out::write(&manual::completions(args.shell), ExitCode::Done),
         Command::Man(args) => man(&args.dir),

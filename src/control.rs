@@ -54,6 +54,8 @@ pub enum Request {
         /// What it may mean, absolute, as bytes; the first that lies below a source counts.
         paths: Vec<Vec<u8>>,
     },
+    /// Read the configuration again; answered when what changed has begun anew.
+    Reload,
     /// Pause, resume or retry targets.
     Steer {
         /// What to do.
@@ -111,6 +113,8 @@ pub enum Reply {
         /// One for each target.
         targets: Vec<Steered>,
     },
+    /// To [`Request::Reload`].
+    Reload(Reloaded),
     /// The client may not send this request.
     Denied {
         /// Why.
@@ -121,6 +125,15 @@ pub enum Reply {
         /// Why.
         message: String,
     },
+}
+
+/// How a reload ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Why the configuration is not in force, or not all of it; empty when it is.
+    pub(crate) troubles: Vec<String>,
+    /// Keys of `[daemon]` that changed, and take effect at the next start.
+    pub(crate) later: Vec<String>,
 }
 
 /// How a flush ended.

@@ -13,12 +13,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::bounded;
+use crossbeam::channel::{Sender, bounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use crate::config::Config;
-use crate::control as client;
+use crate::control::{self as client, Reloaded};
 use crate::engine::StartError;
 use crate::engine::{Command, Engines, Handle};
 use crate::exit::ExitCode;
@@ -30,6 +30,7 @@ use crate::sync::probe::ProbeError;
 use crate::web::http::{HttpError, Server};
 use crate::web::site;
 use control::Listener;
+use control::Served;
 use crew::Crew;
 use notify::Manager;
 use reload::Reloader;
@@ -131,8 +132,8 @@ pub(crate) struct Mode {
 enum Wish {
     Stop(&'static str),
     Reconcile,
-    /// Read the configuration again.
-    Reload,
+    /// Read the configuration again, and say how that ended.
+    Reload(Option<Sender<Reloaded>>),
     /// The engine of a mirror that was added or changed runs, or why not.
     Begun {
         mirror: String,
@@ -159,7 +160,7 @@ pub(crate) fn run(config: &Config, mode: Mode, reread: Option<Reread<'_>>) -> Re
     let socket = listener.path().to_owned();
     let known = Engines::default();
     let manager = Manager::start(&known);
-    let mut crew = Crew::new(known.clone(), wish, &config.daemon, mode.state);
+    let mut crew = Crew::new(known.clone(), wish.clone(), &config.daemon, mode.state);
     let mut opened = Vec::new();
     for mirror in &config.mirrors {
         let facts = crew.facts(mirror)?;
@@ -167,7 +168,7 @@ pub(crate) fn run(config: &Config, mode: Mode, reread: Option<Reread<'_>>) -> Re
         opened.push((mirror, facts, engine, handle));
     }
     opened.iter().for_each(|(.., handle)| known.put(handle.clone()));
-    listener.serve(started, known.clone());
+    listener.serve(Served { started, engines: known.clone(), wish });
     let _socket = Unlink(socket.clone());
     let _sampling = tell_metrics(&config.daemon, http, started, known.clone())?;
     let _digesting =
@@ -243,7 +244,7 @@ fn signals() -> Result<(mpsc::Sender<Wish>, mpsc::Receiver<Wish>), Error> {
         .spawn(move || {
             for signal in signals.forever() {
                 let wish = match signal {
-                    SIGHUP => Wish::Reload,
+                    SIGHUP => Wish::Reload(None),
                     SIGUSR1 => Wish::Reconcile,
                     SIGINT => Wish::Stop("SIGINT"),
                     _ => Wish::Stop("SIGTERM"),
@@ -312,8 +313,11 @@ impl Life<'_> {
             Wish::Stop(signal) => return Some(End::Signal(signal)),
             Wish::Reconcile => crew.send_all(|| Command::Reconcile),
             // There is no file to read again, and the terminal it runs on has been closed.
-            Wish::Reload if self.mode.ends_with_terminal => return Some(End::Signal("SIGHUP")),
-            Wish::Reload => reloader.ask(config, crew, manager),
+            Wish::Reload(None) if self.mode.ends_with_terminal => return Some(End::Signal("SIGHUP")),
+            Wish::Reload(asked) => {
+                reloader.answer_to(asked);
+                reloader.ask(config, crew, manager);
+            }
             Wish::Begun { mirror, result } => reloader.begun(&mirror, result, crew, manager),
             Wish::EngineEnded(mirror) => {
                 if !crew.let_go(&mirror) {

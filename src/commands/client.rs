@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::{fail, refuse};
-use crate::cli::{self, FlushArgs, Named, StatusArgs, SteerArgs};
+use crate::cli::{self, FlushArgs, Named, ReloadArgs, StatusArgs, SteerArgs};
 use crate::config::Whom;
 use crate::control::{self, Reply, Request, Steer};
 use crate::events::{self, EventsArgs, Followed};
@@ -272,6 +272,27 @@ pub(super) fn flush(args: &FlushArgs) -> ExitCode {
                 some if some.iter().any(|w| w.unreachable) => ExitCode::TargetUnreachable,
                 _ => ExitCode::Differences,
             }
+        }
+        Ok(_) => ExitCode::Bug,
+        Err(code) => code,
+    }
+}
+
+/// How long a reload may take: mirrors that changed end as at a stop.
+const RELOAD: Duration = Duration::from_secs(600);
+
+pub(super) fn reload(args: &ReloadArgs) -> ExitCode {
+    match ask(&args.whom, &Request::Reload, RELOAD) {
+        Ok(Reply::Reload(reloaded)) if reloaded.troubles.is_empty() => {
+            let later = match reloaded.later.as_slice() {
+                [] => String::new(),
+                keys => format!("; in effect from the next start on: {}", keys.join(", ")),
+            };
+            out::print(format_args!("the configuration is in force{later}\n"), ExitCode::Done)
+        }
+        Ok(Reply::Reload(reloaded)) => {
+            reloaded.troubles.iter().for_each(out::error);
+            ExitCode::Config
         }
         Ok(_) => ExitCode::Bug,
         Err(code) => code,

@@ -17,11 +17,12 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, bounded};
 
+use super::Wish;
 use crate::budget::Bandwidth;
 use crate::control::{Error, Flushed, Reply, Request, STATUS_TIMEOUT, Steer, Waiting};
 use crate::engine::{Command, Engines, Handle};
@@ -29,6 +30,14 @@ use crate::socket::{self, BindError};
 use crate::status::{self, Snapshot};
 use crate::verify;
 use guests::{Guests, Place};
+
+/// What requests are served from.
+#[derive(Clone)]
+pub(super) struct Served {
+    pub(super) started: Instant,
+    pub(super) engines: Engines,
+    pub(super) wish: mpsc::Sender<Wish>,
+}
 
 /// The listening socket; its file is removed on drop.
 pub(crate) struct Listener {
@@ -71,7 +80,7 @@ impl Listener {
     }
 
     /// Serves requests for ever, each on a thread of its own.
-    pub(crate) fn serve(self, started: Instant, engines: Engines) {
+    pub(super) fn serve(self, served: Served) {
         let listener = match self.listener.try_clone() {
             Ok(listener) => listener,
             Err(error) => return tracing::error!(%error, "the control socket is not served"),
@@ -82,8 +91,8 @@ impl Listener {
             None => Some(Who::Owner),
             Some(user) => guests.enter(user).map(|place| Who::Guest(guests.clone(), place)),
         };
-        let served = socket::serve(listener, greet, move |stream, who| answer(stream, started, &engines, &who));
-        served.unwrap_or_else(|error| tracing::error!(%error, "the control socket is not served"));
+        let serves = socket::serve(listener, greet, move |stream, who| answer(stream, &served, &who));
+        serves.unwrap_or_else(|error| tracing::error!(%error, "the control socket is not served"));
         // The file outlives this value: `remove` ends it.
         std::mem::forget(self);
     }
@@ -115,10 +124,10 @@ fn guest(stream: &UnixStream) -> Option<u32> {
     (user != 0 && user != nix::unistd::geteuid().as_raw()).then_some(user)
 }
 
-fn answer(stream: UnixStream, started: Instant, engines: &Engines, who: &Who) {
+fn answer(stream: UnixStream, from: &Served, who: &Who) {
     let Some(line) = socket::request(&stream) else { return };
     let text = |reply: Reply| socket::json_line(&reply);
-    let served = |request| serve_request(request, started, engines, &stream).map(text);
+    let served = |request| serve_request(request, from, &stream).map(text);
     let answer: Option<Arc<str>> = match (serde_json::from_slice::<Request>(&line), who) {
         (Err(e), _) => Some(text(Reply::Error { message: format!("not a request: {e}") }).into()),
         (Ok(request), Who::Owner) => served(request).map(Into::into),
@@ -137,14 +146,15 @@ fn answer(stream: UnixStream, started: Instant, engines: &Engines, who: &Who) {
 }
 
 /// The answer, if it is not given already.
-fn serve_request(request: Request, started: Instant, engines: &Engines, client: &UnixStream) -> Option<Reply> {
+fn serve_request(request: Request, from: &Served, client: &UnixStream) -> Option<Reply> {
+    let Served { started, engines, wish } = from;
     let all = engines.all();
     Some(match request {
-        Request::Status => match snapshot(started, engines, STATUS_TIMEOUT) {
+        Request::Status => match snapshot(*started, engines, STATUS_TIMEOUT) {
             Ok(snapshot) => Reply::Status(Box::new(snapshot)),
             Err(message) => Reply::Error { message },
         },
-        Request::Followers => match snapshot(started, engines, STATUS_TIMEOUT) {
+        Request::Followers => match snapshot(*started, engines, STATUS_TIMEOUT) {
             Ok(mut snapshot) => {
                 let targets = snapshot.mirrors.iter_mut().flat_map(|mirror| &mut mirror.targets);
                 targets.filter_map(|target| target.feed.as_mut()).for_each(status::Feed::list_all);
@@ -168,6 +178,7 @@ fn serve_request(request: Request, started: Instant, engines: &Engines, client: 
             Err(reply) => reply,
         },
         Request::Explain { paths } => explain::answer(&all, &paths),
+        Request::Reload => reload(wish),
         Request::Steer { what, mirror, target } => steer(&all, what, mirror.as_deref(), target.as_deref()),
     })
 }
@@ -234,6 +245,15 @@ fn choose<'e>(engines: &'e [Handle], mirror: Option<&str>, target: Option<&str>)
         return Err(Reply::Error { message: format!("no target {wanted}; there are: {}", known.join(", ")) });
     }
     Ok(chosen)
+}
+
+fn reload(wish: &mpsc::Sender<Wish>) -> Reply {
+    let (reply, rx) = bounded(1);
+    let _ = wish.send(Wish::Reload(Some(reply)));
+    match rx.recv() {
+        Ok(reloaded) => Reply::Reload(reloaded),
+        Err(_) => Reply::Error { message: "fansync ended meanwhile".into() },
+    }
 }
 
 fn steer(engines: &[Handle], what: Steer, mirror: Option<&str>, target: Option<&str>) -> Reply {
@@ -303,10 +323,14 @@ mod tests {
         drop((listener, left));
     }
 
+    fn nothing() -> Served {
+        Served { started: Instant::now(), engines: Engines::default(), wish: mpsc::channel().0 }
+    }
+
     fn listener() -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("run/x.sock");
-        Listener::bind(&path).unwrap().serve(Instant::now(), Engines::default());
+        Listener::bind(&path).unwrap().serve(nothing());
         (dir, path)
     }
 
@@ -334,13 +358,13 @@ mod tests {
         let steer = Request::Steer { what: Steer::Pause, mirror: None, target: None };
         let flush = Request::Flush { mirror: None, target: None, timeout_ms: 1 };
         let events = Request::Events { mirror: None };
-        for request in [verify, steer, flush, events, Request::Explain { paths: Vec::new() }, Request::Status] {
+        for request in [verify, steer, flush, events, Request::Reload, Request::Explain { paths: Vec::new() }, Request::Status] {
             let (ours, theirs) = UnixStream::pair().unwrap();
             assert_eq!(guest(&theirs), None, "a process is its own owner");
             (&ours).write_all(format!("{}\n", serde_json::to_string(&request).unwrap()).as_bytes()).unwrap();
             let guests = Guests::default();
             let place = guests.enter(1).unwrap();
-            answer(theirs, Instant::now(), &Engines::default(), &Who::Guest(guests, place));
+            answer(theirs, &nothing(), &Who::Guest(guests, place));
             let mut text = String::new();
             BufReader::new(&ours).read_line(&mut text).unwrap();
             let reply = serde_json::from_str(&text).unwrap();

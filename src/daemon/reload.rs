@@ -8,17 +8,20 @@
 //! settings are the same gets that alone. The commands of a mirror survive this, so a flush that
 //! waits goes on waiting for the successor.
 //!
-//! What it gives up: under `[daemon]`, all but `stop_timeout`, `max_runs`, `bwlimit` and `bwlimit_at` takes
-//! effect at the next start.
+//! What it gives up: under `[daemon]`, all but `stop_timeout`, `max_runs`, `bwlimit` and
+//! `bwlimit_at` takes effect at the next start.
 //! Totals of a mirror begin again. A mirror that cannot be begun after all goes on with its earlier
 //! configuration.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
+use crossbeam::channel::Sender;
+
 use super::crew::Crew;
 use super::notify::Manager;
 use crate::config::{Config, ConfigErrors, Daemon, Mirror};
+use crate::control::Reloaded;
 use crate::error::chain;
 use crate::privilege;
 use crate::root::Root;
@@ -50,19 +53,38 @@ struct UnderWay {
 pub(super) struct Reloader<'a> {
     reread: Option<Reread<'a>>,
     under_way: Option<UnderWay>,
+    /// To whom to say how it ended.
+    asks: Vec<Sender<Reloaded>>,
     asked_again: bool,
+    /// The same of the next one.
+    asks_again: Vec<Sender<Reloaded>>,
+    /// What takes effect at the next start.
+    later: Vec<String>,
     /// Capabilities that the process had and has no more.
     given_up: Caps,
 }
 
 impl<'a> Reloader<'a> {
     pub(super) fn new(reread: Option<Reread<'a>>, given_up: Caps) -> Reloader<'a> {
-        Reloader { reread, under_way: None, asked_again: false, given_up }
+        let (asks, asks_again, later) = (Vec::new(), Vec::new(), Vec::new());
+        Reloader { reread, under_way: None, asks, asked_again: false, asks_again, later, given_up }
     }
 
-    /// SIGHUP. `config`: what is in force.
+    /// Says to a client how the next reload that begins has ended.
+    pub(super) fn answer_to(&mut self, asked: Option<Sender<Reloaded>>) {
+        if self.under_way.is_some() { &mut self.asks_again } else { &mut self.asks }.extend(asked);
+    }
+
+    fn answer(&mut self, troubles: Vec<String>) {
+        let reloaded = Reloaded { troubles, later: std::mem::take(&mut self.later) };
+        // A client that has gone needs no answer.
+        self.asks.drain(..).for_each(|asked| _ = asked.send(reloaded.clone()));
+    }
+
+    /// SIGHUP, or a client. `config`: what is in force.
     pub(super) fn ask(&mut self, config: &mut Config, crew: &mut Crew, manager: &Manager) {
         let Some(reread) = self.reread else {
+            self.answer(vec!["there is no configuration file to read again".into()]);
             return tracing::warn!("SIGHUP does nothing here: there is no configuration file");
         };
         if self.under_way.is_some() {
@@ -76,7 +98,7 @@ impl<'a> Reloader<'a> {
         };
         match planned {
             Ok((plan, new)) => {
-                take_daemon(config, &new);
+                self.later = take_daemon(config, &new);
                 crew.limit(&config.daemon);
                 self.begin(plan, &new, crew);
                 self.go_on(crew, manager);
@@ -87,6 +109,7 @@ impl<'a> Reloader<'a> {
                 }
                 crew.engines()
                     .note(format!("the configuration is not taken, the earlier one stays in force: {}", why.join("; ")));
+                self.answer(why);
                 manager.reloaded();
             }
         }
@@ -176,12 +199,17 @@ impl<'a> Reloader<'a> {
         if done.trouble.is_empty() {
             tracing::info!("the configuration is in force");
         }
+        self.answer(done.trouble);
         manager.reloaded();
     }
 
     /// Whether SIGHUP came while a reload was under way that is over now.
     pub(super) fn is_due_again(&mut self) -> bool {
-        self.under_way.is_none() && std::mem::take(&mut self.asked_again)
+        let due = self.under_way.is_none() && std::mem::take(&mut self.asked_again);
+        if due {
+            self.asks.append(&mut self.asks_again);
+        }
+        due
     }
 }
 
@@ -193,7 +221,7 @@ impl UnderWay {
 }
 
 /// Takes over what can change below `[daemon]`, and says what cannot.
-fn take_daemon(config: &mut Config, new: &Config) {
+fn take_daemon(config: &mut Config, new: &Config) -> Vec<String> {
     config.daemon.stop_timeout = new.daemon.stop_timeout;
     (config.daemon.max_runs, config.daemon.bwlimit) = (new.daemon.max_runs, new.daemon.bwlimit);
     config.daemon.bwlimit_at.clone_from(&new.daemon.bwlimit_at);
@@ -201,6 +229,7 @@ fn take_daemon(config: &mut Config, new: &Config) {
     if !keys.is_empty() {
         tracing::warn!("changed in [daemon], and in effect from the next start on: {}", keys.join(", "));
     }
+    keys
 }
 
 /// The keys below `[daemon]` that differ.
