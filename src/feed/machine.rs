@@ -269,12 +269,17 @@ impl Machine {
     /// How many paths failed again and again, with those of them that are tried just now: none of
     /// them is in the position.
     pub fn failing(&self) -> usize {
-        let tried = |paths: &BTreeMap<RelPath, Need>| paths.values().filter(|need| need.sequence == u64::MAX).count();
+        self.failed.len() + self.tried_again().count()
+    }
+
+    /// Those that are tried just now.
+    fn tried_again(&self) -> impl Iterator<Item = &RelPath> {
         let flying = match &self.flight {
-            Some(Flight::List(paths)) => tried(paths),
-            Some(Flight::Whole { .. } | Flight::Batch { .. }) | None => 0,
+            Some(Flight::List(paths)) => Some(paths.iter()),
+            Some(Flight::Whole { .. } | Flight::Batch { .. }) | None => None,
         };
-        self.failed.len() + flying + self.pending.iter().filter(|(_, need)| need.sequence == u64::MAX).count()
+        let all = flying.into_iter().flatten().chain(self.pending.iter());
+        all.filter(|(_, need)| need.sequence == u64::MAX).map(|(path, _)| path)
     }
 
     /// Tries them at once.
@@ -286,7 +291,7 @@ impl Machine {
     pub fn saved(&self) -> Saved {
         let owed = self.why_owed().map(str::to_owned);
         let position = if owed.is_some() { self.read } else { self.confirmed };
-        let failed = self.failed.keys().map(|path| path.to_vec()).collect();
+        let failed = self.failed.keys().chain(self.tried_again()).map(|path| path.to_vec()).collect();
         let doubted = self.moves.doubted().map(|(path, thing)| (path.to_vec(), thing == Thing::Directory)).collect();
         Saved { position, owed, failed, doubted }
     }

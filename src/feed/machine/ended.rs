@@ -19,7 +19,7 @@ impl Machine {
             (Flight::Batch { .. }, End::Done) => true,
             (Flight::Batch { sequence, items }, _) => {
                 for item in items {
-                    self.put_back(now, item.path.clone(), Need::of(&item, sequence), "");
+                    self.put_back(item.path.clone(), Need::of(&item, sequence));
                 }
                 true
             }
@@ -36,7 +36,7 @@ impl Machine {
                 // What was gone and is a directory after all is another one, and a list does not
                 // enter it.
                 for (path, need) in paths.into_iter().filter(|(path, need)| need.may_be_another() && is_dir(path)) {
-                    self.put_back(now, path, Need::compare(Kind::Subtree, need.sequence, need.round), "");
+                    self.put_back(path, Need::compare(Kind::Subtree, need.sequence, need.round));
                 }
                 true
             }
@@ -60,7 +60,12 @@ impl Machine {
                 }
             }
             (Flight::List(paths), End::Not) => {
-                paths.into_iter().for_each(|(path, need)| self.put_back(now, path, need, "the run did not end"));
+                for (path, need) in paths {
+                    match need.sequence {
+                        u64::MAX if self.owed.is_none() => self.fail(now, path, need, "the run did not end".into()),
+                        _ => self.put_back(path, need),
+                    }
+                }
                 false
             }
             (Flight::List(paths), End::Partly { complaints, complete }) => self.partly(now, paths, &complaints, complete),
@@ -91,7 +96,7 @@ impl Machine {
                 // Others of the run failed; this one is not known to be held.
                 None if complete => {
                     progress = true;
-                    self.put_back(now, path, need, "");
+                    self.put_back(path, need);
                     continue;
                 }
                 Some(c) if c.absent && path::is_at_or_below(&path, &c.path) => {
@@ -103,7 +108,7 @@ impl Machine {
                         false => Some(c.path.clone()),
                     };
                     match at.filter(|at| !at.is_root()) {
-                        Some(at) => self.put_back(now, at, Need::gone(need.sequence, need.round + 1), &c.words),
+                        Some(at) => self.put_back(at, Need::gone(need.sequence, need.round + 1)),
                         None => self.owe("a path at the top could not be pulled".into()),
                     }
                     continue;
@@ -114,30 +119,29 @@ impl Machine {
                 match path::parent(&path).filter(|above| !above.is_empty()) {
                     Some(above) => {
                         let above = RelPath::from_normal(above);
-                        self.put_back(now, above, Need::gone(need.sequence, need.round), "a path below it failed");
+                        self.put_back(above, Need::gone(need.sequence, need.round));
                     }
                     None => self.owe("a path at the top could not be pulled".into()),
                 }
                 continue;
             }
-            let words = complaint.map_or("rsync did not say which path failed", |c| &c.words);
-            if need.round >= ROUNDS && complaint.is_some_and(|c| !c.absent) {
-                need.sequence = u64::MAX;
-                self.fail(now, path, need, words.to_owned());
-            } else {
-                self.put_back(now, path, need, words);
+            match complaint.filter(|c| !c.absent && need.round >= ROUNDS) {
+                Some(complaint) => {
+                    need.sequence = u64::MAX;
+                    self.fail(now, path, need, complaint.words.clone());
+                }
+                None => self.put_back(path, need),
             }
         }
         progress
     }
 
-    /// What left is to be pulled still.
-    fn put_back(&mut self, now: Duration, path: RelPath, need: Need, words: &str) {
-        match self.owed {
-            // A comparison that begins later covers it.
-            Some(_) => {}
-            None if need.sequence == u64::MAX => self.fail(now, path, need, words.to_owned()),
-            None => self.pending.restore(path, need),
+    /// What left is to be pulled still, at once. Also in the place of a path that failed again and
+    /// again: nothing says that this one fails.
+    fn put_back(&mut self, path: RelPath, need: Need) {
+        // A comparison that begins later covers it.
+        if self.owed.is_none() {
+            self.pending.restore(path, need);
         }
     }
 

@@ -6,7 +6,7 @@ mod rsync;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::batch_tests::{SECOND, TREE};
-use super::tests::{follower, item, record, sequence};
+use super::tests::{follower, item, record, refused, sequence};
 use super::*;
 use rsync::{Tree, below, pull, pull_beside, remove};
 
@@ -139,6 +139,27 @@ impl World {
             end if !half => end,
             _ => End::Partly { complaints: Vec::new(), complete: false },
         }
+    }
+
+    /// Something of it cannot be copied just now, and nothing is.
+    fn refuse(&mut self, work: &Work) -> End {
+        match work {
+            Work::List { paths, .. } => refused(&paths[self.random.usize(..paths.len())].0),
+            Work::Whole | Work::Batch { .. } => End::Not,
+        }
+    }
+
+    /// Only what a run was refused, or that was in one that did not end, is a failure after it.
+    fn ended(&mut self, end: End) {
+        let before = self.machine.failed().len();
+        let may_fail = match &end {
+            End::Done => false,
+            End::Not => true,
+            End::Partly { complaints, .. } => complaints.iter().any(|complaint| !complaint.absent),
+        };
+        let mine = &self.mine;
+        self.machine.ended(self.now(), end, &|path| mine.get(path) == Some(&None));
+        assert!(may_fail || self.machine.failed().len() <= before, "nothing failed: {:?}", self.machine.failed());
     }
 
     /// The publisher finds that the stream does not end where it left it.
@@ -276,12 +297,12 @@ impl World {
         match self.flying.take() {
             None => self.flying = self.machine.take(Duration::MAX),
             Some(work) => {
-                let end = match self.random.u8(..5) {
-                    0 => End::Not,
+                let end = match self.random.u8(..20) {
+                    0..4 => End::Not,
+                    4 => self.refuse(&work),
                     _ => self.carry_out(&work),
                 };
-                let mine = &self.mine;
-                self.machine.ended(self.now(), end, &|path| mine.get(path) == Some(&None));
+                self.ended(end);
             }
         }
         self.disk = self.machine.saved();
@@ -350,8 +371,7 @@ impl World {
             }
             if let Some(work) = self.flying.take().or_else(|| self.machine.take(Duration::MAX)) {
                 let end = self.carry_out(&work);
-                let mine = &self.mine;
-                self.machine.ended(self.now(), end, &|path| mine.get(path) == Some(&None));
+                self.ended(end);
             }
             if self.machine.in_sync() && sequence(&self.machine) == Some(self.last) {
                 return;

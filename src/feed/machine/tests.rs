@@ -203,3 +203,58 @@ fn too_many_paths_become_a_comparison() {
     machine.record(6, Ok(record(1, 6, entries)));
     assert_eq!(machine.take(NOW), Some(Work::Whole));
 }
+
+fn complained(at: &RelPath, absent: bool, words: &str) -> End {
+    let complaints = vec![Complaint { path: at.clone(), absent, words: words.into() }];
+    End::Partly { complaints, complete: true }
+}
+
+pub(super) fn refused(at: &RelPath) -> End {
+    complained(at, false, "it cannot be copied")
+}
+
+fn vanished(text: &str) -> End {
+    complained(&path(text), true, "file has vanished")
+}
+
+/// A follower with this path among its failures, whose next try is due.
+fn failing_at(text: &str) -> Machine {
+    let mut machine = in_sync();
+    machine.record(6, Ok(record(1, 6, vec![item(text)])));
+    while machine.failed().is_empty() {
+        assert!(machine.take(NOW).is_some(), "{machine:?}");
+        machine.ended(NOW, refused(&path(text)), &|_| false);
+    }
+    assert_eq!(machine.failed().keys().collect::<Vec<_>>(), [&path(text)]);
+    machine.retry();
+    machine
+}
+
+#[test]
+fn what_takes_the_place_of_a_failure_is_pulled_at_once() {
+    let mut machine = failing_at("d/f");
+    // Its directory has gone, then is another one, in which something goes while it is compared.
+    for (end, next) in [
+        (vanished("d"), Some((Kind::Entry, "d"))),
+        (End::Done, Some((Kind::Subtree, "d"))),
+        (vanished("d/x"), Some((Kind::Subtree, "d"))),
+        (End::Done, None),
+    ] {
+        assert!(machine.take(NOW).is_some(), "{machine:?}");
+        machine.ended(NOW, end.clone(), &|at| *at == path("d"));
+        let waits: Vec<_> = machine.pending().iter().map(|(at, need)| (need.kind, at.clone())).collect();
+        let wanted: Vec<_> = next.into_iter().map(|(kind, at)| (kind, path(at))).collect();
+        assert_eq!((waits, machine.failed().len()), (wanted, 0), "after {end:?}");
+        assert_eq!(machine.failing(), usize::from(next.is_some()), "it is not in the position");
+    }
+    assert!(machine.in_sync());
+}
+
+#[test]
+fn a_failure_that_is_tried_again_outlives_the_process() {
+    let mut machine = failing_at("d/f");
+    assert!(machine.take(NOW).is_some());
+    assert_eq!(machine.saved().failed, [b"d/f".to_vec()], "in a run");
+    machine.ended(NOW, vanished("d"), &|_| false);
+    assert_eq!(machine.saved().failed, [b"d".to_vec()], "what takes its place");
+}
