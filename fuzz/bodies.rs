@@ -15,6 +15,7 @@ use fansync::failover::probe;
 use fansync::failover::wire::frame::{self, Asked};
 use fansync::failover::wire::{self, Id, Key, Reply, Request};
 use fansync::feed::machine::{End, Machine};
+use fansync::feed::moves::Thing;
 use fansync::feed::record::{Batch, Item, Record};
 use fansync::filter::Filter;
 use fansync::location::Location;
@@ -648,11 +649,39 @@ fn feed(data: &[u8]) {
         follower.record(sequence as u64, record);
         follower.looked(Duration::ZERO, sequence as u64 / 2);
         assert!(!follower.owes() || follower.position().is_none());
+        give_names(&mut follower);
         if follower.take(Duration::ZERO).is_some() {
+            assert_eq!(follower.next_move(), None, "no name is given beside a run");
             follower.ended(Duration::ZERO, End::Done, &|path| path.len() % 2 == 0);
+        }
+        for (path, _) in follower.saved().doubted {
+            let path = RelPath::new(&path).expect("it was one");
+            assert!(follower.is_about(&path) || follower.fails_at(&path), "{path} stays doubted");
         }
         let saved = follower.saved();
         assert_eq!(Machine::new(Some(saved.clone()), 100, Duration::ZERO).saved().owed, saved.owed);
+    }
+}
+
+/// The names that wait, each given or not, to a file or a directory, by its length.
+fn give_names(follower: &mut Machine) {
+    while let Some(given) = follower.next_move() {
+        assert!(!follower.owes() && !follower.is_held());
+        let (from, to) = (given.from.as_path(), given.to.as_path());
+        assert!(!from.starts_with(to) && !to.starts_with(from), "one is in the other");
+        let thing = if given.from.len() % 2 == 0 { Thing::Directory } else { Thing::File };
+        if !follower.begin_move(&given, thing) {
+            continue;
+        }
+        let is_doubted = |follower: &Machine| follower.saved().doubted.iter().any(|(path, _)| **path == *given.to);
+        assert!(is_doubted(follower), "it is on the disk before it is given");
+        match given.to.len() % 3 {
+            0 => {
+                follower.not_moved(&given);
+                assert!(!is_doubted(follower));
+            }
+            _ => follower.end_move(given, thing),
+        }
     }
 }
 
@@ -669,7 +698,12 @@ fn feed_seeds() -> Vec<Vec<u8>> {
         let entries = vec![entry("a/b", Kind::Entry, true), entry("a", Kind::Subtree, false), entry("", Kind::Contents, false)];
         let batch = Batch { protocol: 32, version: [3, 5, 0], stored: 1, made: number, bytes: vec![1; 9], ..Batch::default() };
         let batch = Some(batch).filter(|_| number.is_multiple_of(2));
-        Record { incarnation: 7, number, stream: 1, everything, entries, batch, ..Record::default() }.encode()
+        let identity = [1; 16];
+        Record { identity, incarnation: 7, number, stream: 1, everything, entries, batch, ..Record::default() }.encode()
     };
-    vec![of(1, true), [of(1, true), of(2, false), of(3, false)].join(&0xfe), [of(1, true), of(3, false)].join(&0xfe)]
+    vec![
+        of(1, true),
+        [of(1, true), of(2, false), of(3, false), of(4, false), of(5, false)].join(&0xfe),
+        [of(1, true), of(3, false)].join(&0xfe),
+    ]
 }

@@ -148,13 +148,16 @@ impl Machine {
         let thing = |directory| if directory { Thing::Directory } else { Thing::File };
         let doubted = saved.doubted.iter().filter_map(|(path, directory)| Some((RelPath::new(path)?, thing(*directory))));
         let moves = Moves::of(doubted);
-        let mut pending = Pending::default();
-        let next = saved.position.map_or(0, |position| position.sequence + 1);
-        moves.doubted().for_each(|(path, thing)| pending.restore(path.clone(), Need::moved(thing, next)));
         let owed = match saved.position {
             None => saved.owed.or(Some("the position is not known".into())),
             Some(_) => saved.owed,
         };
+        let mut pending = Pending::default();
+        let next = saved.position.map_or(0, |position| position.sequence + 1);
+        // A comparison of the whole tree finds out first what is there.
+        if owed.is_none() {
+            moves.doubted().for_each(|(path, thing)| pending.restore(path.clone(), Need::moved(thing, next)));
+        }
         Machine {
             read: saved.position,
             confirmed: saved.position.filter(|_| owed.is_none()),

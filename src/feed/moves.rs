@@ -87,6 +87,11 @@ impl Moves {
         self.doubted.remove(to);
     }
 
+    /// All others are not there.
+    pub(super) fn keep(&mut self, is_there: impl Fn(&RelPath) -> bool) {
+        self.doubted.retain(|path, _| is_there(path));
+    }
+
     pub(super) fn doubted(&self) -> impl Iterator<Item = (&RelPath, Thing)> {
         self.doubted.iter().map(|(path, thing)| (path, *thing))
     }

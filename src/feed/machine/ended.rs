@@ -25,11 +25,15 @@ impl Machine {
             }
             (Flight::Whole { .. }, End::Done) => {
                 self.rounds = 0;
+                self.forget_below_links(&RelPath::root(), is_dir);
                 self.doubt_all();
                 true
             }
             (Flight::List(paths), End::Done) => {
                 for (path, need) in &paths {
+                    if need.kind == Kind::Subtree {
+                        self.forget_below_links(path, is_dir);
+                    }
                     let doubted = self.moves.held(path, need, is_dir);
                     self.doubt_again(doubted, need.sequence);
                 }
@@ -49,6 +53,7 @@ impl Machine {
                 let lasting = complete && !complaints.is_empty() && complaints.iter().all(|c| !c.absent);
                 if lasting && self.rounds >= ROUNDS {
                     self.rounds = 0;
+                    self.forget_below_links(&RelPath::root(), is_dir);
                     for complaint in complaints {
                         self.fail(now, complaint.path, Need::compare(Kind::Subtree, u64::MAX, ROUNDS), complaint.words);
                     }
@@ -143,6 +148,18 @@ impl Machine {
         if self.owed.is_none() {
             self.pending.restore(path, need);
         }
+    }
+
+    /// A comparison of `at` has ended: what failed, or is doubted, below a name that is no directory
+    /// now is not there. rsync would follow a link to it, and make the link a directory.
+    fn forget_below_links(&mut self, at: &RelPath, is_dir: &dyn Fn(&RelPath) -> bool) {
+        let is_there = |path: &RelPath| {
+            let above = std::iter::successors(path::parent(path), |dir| path::parent(dir));
+            let mut below_top = above.filter(|dir| !dir.is_empty()).map(RelPath::from_normal);
+            !path::is_at_or_below(path, at) || below_top.all(|dir| is_dir(&dir))
+        };
+        self.failed.retain(|path, _| is_there(path));
+        self.moves.keep(is_there);
     }
 
     fn fail(&mut self, now: Duration, path: RelPath, mut need: Need, words: String) {

@@ -41,6 +41,10 @@ struct World {
     /// Files of the follower that it gave their names, and that no run compared by content.
     named: BTreeSet<RelPath>,
     renamed: usize,
+    /// It cannot be copied just now.
+    stubborn: Option<RelPath>,
+    /// Runs that were refused it.
+    refused: usize,
     /// Little goes wrong.
     calm: bool,
 }
@@ -70,6 +74,8 @@ impl World {
             applied: 0,
             named: Default::default(),
             renamed: 0,
+            stubborn: None,
+            refused: 0,
             calm: seed % 2 == 1,
         };
         world.store(true);
@@ -141,12 +147,33 @@ impl World {
         }
     }
 
-    /// Something of it cannot be copied just now, and nothing is.
-    fn refuse(&mut self, work: &Work) -> End {
-        match work {
-            Work::List { paths, .. } => refused(&paths[self.random.usize(..paths.len())].0),
-            Work::Whole | Work::Batch { .. } => End::Not,
+    /// A run that is refused one of its paths. A list stops there; a comparison carries the rest.
+    fn refuse(&mut self, work: &Work) -> Option<End> {
+        let choose = |random: &mut fastrand::Rng, paths: Vec<&RelPath>| {
+            let below_top: Vec<&RelPath> = paths.into_iter().filter(|path| !path.is_root()).collect();
+            random.choice(below_top).cloned()
+        };
+        let listed: Vec<&RelPath> = match work {
+            Work::Whole => self.source.keys().collect(),
+            Work::List { paths, .. } => paths.iter().map(|(path, _)| path).collect(),
+            Work::Batch { .. } => return None,
+        };
+        self.stubborn = match self.stubborn.take() {
+            None if self.random.u8(..12) == 0 => choose(&mut self.random, listed.clone()),
+            stubborn => stubborn.filter(|_| self.random.u8(..12) > 0),
+        };
+        let at = self.stubborn.clone().filter(|at| listed.contains(&at))?;
+        self.refused += 1;
+        if *work == Work::Whole {
+            let is_kept = |path: &RelPath| path::is_at_or_below(path, &at);
+            let kept: Tree = self.mine.iter().filter(|(path, _)| is_kept(path)).map(|(p, n)| (p.clone(), *n)).collect();
+            let named: Vec<RelPath> = self.named.iter().filter(|path| is_kept(path)).cloned().collect();
+            self.carry_out(work);
+            remove(&mut self.mine, &at);
+            self.mine.extend(kept);
+            self.named.extend(named);
         }
+        Some(refused(&at))
     }
 
     /// Only what a run was refused, or that was in one that did not end, is a failure after it.
@@ -175,6 +202,12 @@ impl World {
 
     /// One change of the source, and what an engine makes of it.
     fn change(&mut self) {
+        // The source does not know what changed below a directory.
+        if !self.calm && self.random.u8(..8) == 0 {
+            let dir = self.dir();
+            let kind = if self.random.bool() { Kind::Subtree } else { Kind::Contents };
+            self.dirty.push(Item { kind, directory: true, content: false, ..item(&dir.to_string()) });
+        }
         let at = self.dir().join(&[b'a' + self.random.u8(..4)]);
         if at.len() > 9 {
             return;
@@ -190,7 +223,7 @@ impl World {
             2 => {
                 if was != Some(None) {
                     self.source.insert(at.clone(), None);
-                    self.dirty.push(Item { directory: true, ..item(&at.to_string()) });
+                    self.dirty.push(Item { directory: true, content: false, ..item(&at.to_string()) });
                 }
             }
             3..5 => {
@@ -215,6 +248,8 @@ impl World {
             directory |= old == from && node.is_none();
             self.source.insert(RelPath::new(&[&to, &old[from.len()..]].concat()).unwrap(), node);
         }
+        // Renamed within the source, so its content is as it was, unless something else says so.
+        let content = self.random.bool();
         // Not always what became of it.
         let named = match self.random.u8(..8) {
             0 => None,
@@ -223,7 +258,7 @@ impl World {
         };
         self.dirty.push(Item { gone: true, to: named, ..item(&from.to_string()) });
         let kind = if directory { Kind::Subtree } else { Kind::Entry };
-        self.dirty.push(Item { kind, directory, ..item(&to.to_string()) });
+        self.dirty.push(Item { kind, directory, content, ..item(&to.to_string()) });
     }
 
     /// The follower reads what the stream has, perhaps with repetitions and gaps.
@@ -247,6 +282,13 @@ impl World {
     /// The follower gives names, and may be killed before and after each.
     fn give_names(&mut self) {
         while let Some(given) = self.machine.next_move() {
+            assert!(!self.machine.is_held() && !self.machine.owes(), "a comparison is owed: {given:?}");
+            let of = |at: Point| (at.stream, at.incarnation);
+            let at = self.machine.position().filter(|at| Some(of(*at)) == self.machine.read().map(of));
+            let is_held = at.is_some_and(|at| at.sequence >= given.sequence);
+            assert!(!is_held, "what it says is held already: {given:?}");
+            let is_below = path::is_at_or_below(&given.to, &given.from) || path::is_at_or_below(&given.from, &given.to);
+            assert!(!is_below, "one is in the other: {given:?}");
             let thing = match self.mine.get(&given.from) {
                 Some(None) => Thing::Directory,
                 Some(Some(_)) => Thing::File,
@@ -297,10 +339,10 @@ impl World {
         match self.flying.take() {
             None => self.flying = self.machine.take(Duration::MAX),
             Some(work) => {
-                let end = match self.random.u8(..20) {
-                    0..4 => End::Not,
-                    4 => self.refuse(&work),
-                    _ => self.carry_out(&work),
+                assert_eq!(self.machine.next_move(), None, "no name is given beside a run");
+                let end = match self.random.u8(..5) {
+                    0 => End::Not,
+                    _ => self.refuse(&work).unwrap_or_else(|| self.carry_out(&work)),
                 };
                 self.ended(end);
             }
@@ -333,6 +375,14 @@ impl World {
                     self.store(false);
                 }
             }
+        }
+    }
+
+    /// Whatever is doubted is to be compared.
+    fn check(&self) {
+        for (path, _) in self.machine.saved().doubted {
+            let path = RelPath::from_normal(path);
+            assert!(self.machine.is_about(&path) || self.machine.fails_at(&path), "{path} stays doubted: {:?}", self.machine);
         }
     }
 
@@ -389,11 +439,14 @@ fn by_name(items: &[Item]) -> Work {
 
 #[test]
 fn any_history_ends_equal() {
-    let (mut applied, mut renamed) = (0, 0);
+    let (mut applied, mut renamed, mut refused) = (0, 0, 0);
     for seed in 0..600 {
         let mut world = World::new(seed);
         for step in 0..400 {
             world.step();
+            if step % 4 == 0 {
+                world.check();
+            }
             // A position is never early.
             if step % 40 == 39
                 && world.dirty.is_empty()
@@ -408,7 +461,9 @@ fn any_history_ends_equal() {
         assert_eq!(world.mine, world.source, "seed {seed}");
         applied += world.applied;
         renamed += world.renamed;
+        refused += world.refused;
     }
     assert!(renamed > 200, "names were given: {renamed}");
+    assert!(refused > 200, "runs were refused a path: {refused}");
     assert!(applied > 200, "batches were applied: {applied}");
 }

@@ -139,3 +139,18 @@ fn batches_that_wait_at_a_new_name_are_pulled() {
         assert_eq!(machine.queued(), queued, "{at_name}");
     }
 }
+
+#[test]
+fn what_is_doubted_below_what_is_no_directory_by_now_is_forgotten() {
+    for (is_link, left) in [(true, vec![]), (false, whole("p/n").to_vec())] {
+        let mut machine = renamed_to("p/n");
+        machine.owe("it was asked for".into());
+        // Killed before the comparison, too: it goes before what is doubted.
+        let mut machine = Machine::new(Some(machine.saved()), 1_000, Duration::ZERO);
+        assert!(machine.pending().is_empty());
+        machine.record(9, Ok(with_batch(9, vec![], None)));
+        assert_eq!(machine.take(NOW), Some(Work::Whole));
+        machine.ended(NOW, End::Done, &|at| *at != path("p") || !is_link);
+        assert_eq!(compared(&mut machine), left, "a link: {is_link}");
+    }
+}

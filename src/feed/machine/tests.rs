@@ -258,3 +258,21 @@ fn a_failure_that_is_tried_again_outlives_the_process() {
     machine.ended(NOW, vanished("d"), &|_| false);
     assert_eq!(machine.saved().failed, [b"d".to_vec()], "what takes its place");
 }
+
+#[test]
+fn what_failed_below_what_is_no_directory_by_now_is_forgotten() {
+    for (is_link, failing) in [(true, 0), (false, 1)] {
+        let is_dir = |at: &RelPath| *at != path("d") || !is_link;
+        let mut machine = failing_at("d/f");
+        machine.owe("it was asked for".into());
+        assert_eq!(machine.take(NOW), Some(Work::Whole));
+        machine.ended(NOW, End::Done, &is_dir);
+        assert_eq!(machine.failing(), failing, "the whole tree, a link: {is_link}");
+        let mut machine = failing_at("p/d/f");
+        let is_dir = |at: &RelPath| *at != path("p/d") || !is_link;
+        machine.record(7, Ok(record(1, 7, vec![Item { kind: Kind::Subtree, directory: true, ..item("p") }])));
+        assert!(matches!(machine.take(NOW), Some(Work::List { deep: true, .. })));
+        machine.ended(NOW, End::Done, &is_dir);
+        assert_eq!(machine.failing(), failing, "a directory, a link in it: {is_link}");
+    }
+}
