@@ -3,9 +3,8 @@
 
 use crate::exported::{HOST, TABLES};
 use crate::fixture::fs::{Fs, Mount};
-use crate::fixture::tree::Times;
 use crate::fixture::{Case, Mirror, Setup, case};
-use crate::foreign::{ByHandle, change, files};
+use crate::foreign::{ByHandle, change, changes_before_a_stop, files};
 
 use std::path::Path;
 use std::sync::MutexGuard;
@@ -56,11 +55,7 @@ pub fn cases() -> Vec<Case> {
             let server = Exported::new();
             let mut m = Setup::new(fs).watch("inotify").start()?;
             server.export(m.src.root());
-            files(&m.src, 3);
-            m.check();
-            ByHandle::of(&m.src, 3).each(change);
-            m.daemon.terminate();
-            m.compare(Times::All, &|_| false);
+            changes_before_a_stop(&mut m);
             Ok(())
         }),
         case("fanotify_reports_them", &[Fs::Ext4], |fs| {

@@ -74,11 +74,7 @@ pub fn cases() -> Vec<Case> {
         }),
         case("changes_by_handle_inside_before_a_stop", &[Fs::Ext4], |fs| {
             let mut m = Setup::new(fs).start()?;
-            files(&m.src, 3);
-            m.check();
-            ByHandle::of(&m.src, 3).each(change);
-            m.daemon.terminate();
-            m.compare(Times::All, &|_| false);
+            changes_before_a_stop(&mut m);
             Ok(())
         }),
         // The record of a rename does not name the file that it overwrites, which has another name.
@@ -125,6 +121,16 @@ fn churn(dir: &Dir, rounds: usize) {
             });
         }
     });
+}
+
+/// What changes by handle right before a stop is on the target after it.
+#[track_caller]
+pub fn changes_before_a_stop(m: &mut Mirror) {
+    files(&m.src, 3);
+    m.check();
+    ByHandle::of(&m.src, 3).each(change);
+    m.daemon.terminate();
+    m.compare(Times::All, &|_| false);
 }
 
 /// No event was lost, and nothing was compared beyond the first time.

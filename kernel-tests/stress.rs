@@ -56,19 +56,9 @@ fn left_out(watch: Watch) -> Vec<Act> {
 
 /// The long form: every combination that was asked for, one line each, and what differs below it.
 pub fn long(args: &[String]) -> ExitCode {
-    let wish = match Wish::read(args) {
-        Ok(wish) => wish,
-        Err(why) => {
-            eprintln!("error: {why}");
-            return ExitCode::from(64);
-        }
-    };
-    let _arena = match crate::fixture::fs::enter() {
-        Ok(arena) => arena,
-        Err(why) => {
-            eprintln!("error: {why}");
-            return ExitCode::from(77);
-        }
+    let (wish, _arena) = match crate::fixture::long_form(Wish::read(args)) {
+        Ok(begun) => begun,
+        Err(code) => return code,
     };
     println!("seed {}, {} operations a round", wish.seed, wish.operations);
     println!("{}", round::HEAD);

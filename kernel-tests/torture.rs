@@ -44,19 +44,9 @@ fn play(setup: Setup, seed: u64) -> Run<()> {
 /// `args`: `DURATION [--seed N] [--fs NAME] [--watch NAME] [--moves] [--hard-links]`. One line for
 /// each storm goes to standard output.
 pub fn soak(args: &[String]) -> ExitCode {
-    let wish = match Wish::read(args) {
-        Ok(wish) => wish,
-        Err(why) => {
-            eprintln!("error: {why}");
-            return ExitCode::from(64);
-        }
-    };
-    let _arena = match crate::fixture::fs::enter() {
-        Ok(arena) => arena,
-        Err(why) => {
-            eprintln!("error: {why}");
-            return ExitCode::from(77);
-        }
+    let (wish, _arena) = match crate::fixture::long_form(Wish::read(args)) {
+        Ok(begun) => begun,
+        Err(code) => return code,
     };
     let links = if wish.hard_links { ", hard_links" } else { "" };
     let duration = humantime::format_duration(wish.duration);

@@ -324,15 +324,8 @@ pub struct MirrorArgs {
     /// Unix socket for status and flush, if not the usual one or FANSYNC_SOCKET
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
-    /// Form of the log
-    #[arg(long, value_enum, value_name = "FORM")]
-    pub(crate) log_format: Option<LogFormat>,
-    /// Log more: -v for detail, -vv each event
-    #[arg(short, long, action = clap::ArgAction::Count, conflicts_with = "quiet")]
-    pub(crate) verbose: u8,
-    /// Log less: -q warnings and errors, -qq errors
-    #[arg(short, long, action = clap::ArgAction::Count)]
-    pub(crate) quiet: u8,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
 }
 
 /// `fansync run`.
@@ -503,15 +496,8 @@ pub struct FollowArgs {
     /// Unix socket for status and flush, if not the usual one or FANSYNC_SOCKET
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
-    /// Form of the log
-    #[arg(long, value_enum, value_name = "FORM")]
-    pub(crate) log_format: Option<LogFormat>,
-    /// Log more: -v for detail, -vv each event
-    #[arg(short, long, action = clap::ArgAction::Count, conflicts_with = "quiet")]
-    pub(crate) verbose: u8,
-    /// Log less: -q warnings and errors, -qq errors
-    #[arg(short, long, action = clap::ArgAction::Count)]
-    pub(crate) quiet: u8,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
 }
 
 #[cfg(feature = "feed")]
@@ -533,20 +519,36 @@ impl FollowArgs {
             password_file: self.password_file.clone(),
             status_socket: self.socket.clone(),
             state_dir: self.state_dir.clone(),
-            log_format: self.log_format,
-            log_level: log_level(self.verbose, self.quiet),
+            log_format: self.log.log_format,
+            log_level: self.log.level(),
         }
     }
 }
 
-/// What `-v` and `-q` say.
-fn log_level(verbose: u8, quiet: u8) -> Option<Level> {
-    match (verbose, quiet) {
-        (0, 0) => None,
-        (0, 1) => Some(Level::Warn),
-        (0, _) => Some(Level::Error),
-        (1, _) => Some(Level::Debug),
-        _ => Some(Level::Trace),
+/// What is logged by a daemon without a configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct LogArgs {
+    /// Form of the log
+    #[arg(long, value_enum, value_name = "FORM")]
+    pub(crate) log_format: Option<LogFormat>,
+    /// Log more: -v for detail, -vv each event
+    #[arg(short, long, action = clap::ArgAction::Count, conflicts_with = "quiet")]
+    pub(crate) verbose: u8,
+    /// Log less: -q warnings and errors, -qq errors
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub(crate) quiet: u8,
+}
+
+impl LogArgs {
+    /// What `-v` and `-q` say.
+    fn level(&self) -> Option<Level> {
+        match (self.verbose, self.quiet) {
+            (0, 0) => None,
+            (0, 1) => Some(Level::Warn),
+            (0, _) => Some(Level::Error),
+            (1, _) => Some(Level::Debug),
+            _ => Some(Level::Trace),
+        }
     }
 }
 
@@ -621,8 +623,8 @@ impl MirrorArgs {
             password_file: self.password_file.clone(),
             jobs: self.jobs,
             status_socket: self.socket.clone(),
-            log_format: self.log_format,
-            log_level: log_level(self.verbose, self.quiet),
+            log_format: self.log.log_format,
+            log_level: self.log.level(),
         }
     }
 }

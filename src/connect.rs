@@ -37,7 +37,7 @@ use crate::sync::outcome::{Exit, Outcome, Verdict};
 use crate::sync::output::Signs;
 use crate::sync::password::{self, password};
 use crate::sync::probe::{OLDEST, RsyncFacts, TargetState, interpret_probe, probe_list};
-use crate::sync::run::{Input, Run, collect, collect_confined};
+use crate::sync::run::{Collected, Input, Run, collect, collect_confined};
 use crate::sys::borrowed::{data_segments_in, set_quick_acks};
 
 /// Listings of modules that are requested.
@@ -154,8 +154,12 @@ fn try_one(mirror: &Mirror, target: &Target, runs: bool) -> Tried {
     };
     let reached = match &target.location {
         Location::Daemon { shell: false, host, port, .. } => greet(&mut tried, target, &mirror.rsync, host, port.unwrap_or(873)),
-        Location::Daemon { user, host, .. } => greet_through_shell(&mut tried, mirror, target, user.as_deref(), host, &env),
-        Location::Ssh { user, host, .. } => ask_version(&mut tried, mirror, target, user.as_deref(), host, &env),
+        Location::Daemon { user, host, .. } => {
+            greet_through_shell(&mut tried, &Login { mirror, target, user: user.as_deref(), host, env: &env })
+        }
+        Location::Ssh { user, host, .. } => {
+            ask_version(&mut tried, &Login { mirror, target, user: user.as_deref(), host, env: &env })
+        }
         Location::Local(_) | Location::Feed { .. } => true,
     };
     if !reached {
@@ -384,40 +388,53 @@ fn hold(tried: &mut Tried, spec: &Spec<'_>, needed: usize, env: &[(OsString, OsS
 
 // ----- ssh -----
 
-/// The words that run `args` of the rsync behind the remote shell.
-fn shell_words(target: &Target, user: Option<&str>, host: &str, args: &str) -> Vec<OsString> {
-    let shell = remote_shell(target.ssh.as_deref(), target.connect_timeout);
-    let mut words: Vec<OsString> = shlex::split(&shell).unwrap_or_default().into_iter().map(Into::into).collect();
-    words.push(user.map_or_else(|| host.to_owned(), |user| format!("{user}@{host}")).into());
-    words.push(format!("{} {args}", target.rsync_path.as_deref().unwrap_or("rsync")).into());
-    words
+/// A login through a remote shell.
+struct Login<'a> {
+    mirror: &'a Mirror,
+    target: &'a Target,
+    user: Option<&'a str>,
+    host: &'a str,
+    env: &'a [(OsString, OsString)],
+}
+
+impl Login<'_> {
+    /// The words that run `args` of the rsync there.
+    fn words(&self, args: &str) -> Vec<OsString> {
+        let Login { target, user, host, .. } = *self;
+        let shell = remote_shell(target.ssh.as_deref(), target.connect_timeout);
+        let mut words: Vec<OsString> = shlex::split(&shell).unwrap_or_default().into_iter().map(Into::into).collect();
+        words.push(user.map_or_else(|| host.to_owned(), |user| format!("{user}@{host}")).into());
+        words.push(format!("{} {args}", target.rsync_path.as_deref().unwrap_or("rsync")).into());
+        words
+    }
+
+    /// Runs them.
+    fn run(&self, tried: &mut Tried, args: &str) -> Option<Collected> {
+        let patience = self.target.connect_timeout + self.target.timeout;
+        match collect(&self.words(args), self.env, 64 * 1024, patience) {
+            Ok(asked) => Some(asked),
+            Err(error) => {
+                self.refuse(tried, format!("the remote shell cannot be run: {error}"));
+                None
+            }
+        }
+    }
+
+    /// Notes what is wrong, with advice.
+    fn refuse(&self, tried: &mut Tried, what: String) {
+        let advice = self.target.location.advice(Trouble::Away, &self.target.reach(&self.mirror.rsync));
+        tried.bad(ExitCode::TargetUnreachable, format!("{what}; {advice}"));
+    }
 }
 
 /// Whether the remote shell works, and a daemon that it starts greets.
-fn greet_through_shell(
-    tried: &mut Tried,
-    mirror: &Mirror,
-    target: &Target,
-    user: Option<&str>,
-    host: &str,
-    env: &[(OsString, OsString)],
-) -> bool {
-    let advice = || target.location.advice(Trouble::Away, &target.reach(&mirror.rsync));
-    let patience = target.connect_timeout + target.timeout;
-    let asked = match collect(&shell_words(target, user, host, DAEMON), env, 64 * 1024, patience) {
-        Ok(asked) => asked,
-        Err(error) => {
-            tried.bad(ExitCode::TargetUnreachable, format!("the remote shell cannot be run: {error}; {}", advice()));
-            return false;
-        }
-    };
+fn greet_through_shell(tried: &mut Tried, login: &Login<'_>) -> bool {
+    let host = login.host;
+    let Some(asked) = login.run(tried, DAEMON) else { return false };
     let (stdout, stderr) = (String::from_utf8_lossy(&asked.stdout), String::from_utf8_lossy(&asked.stderr));
     let Some(protocol) = protocol(&stdout) else {
         let said = stderr.lines().chain(stdout.lines()).rfind(|line| !line.trim().is_empty()).unwrap_or("it says nothing").trim();
-        tried.bad(
-            ExitCode::TargetUnreachable,
-            format!("the rsync daemon behind ssh on {host} does not answer: {said}; {}", advice()),
-        );
+        login.refuse(tried, format!("the rsync daemon behind ssh on {host} does not answer: {said}"));
         return false;
     };
     match protocol {
@@ -428,28 +445,13 @@ fn greet_through_shell(
 }
 
 /// Whether the remote shell works, and which rsync is there.
-fn ask_version(
-    tried: &mut Tried,
-    mirror: &Mirror,
-    target: &Target,
-    user: Option<&str>,
-    host: &str,
-    env: &[(OsString, OsString)],
-) -> bool {
-    let words = shell_words(target, user, host, "--version");
-    let advice = || target.location.advice(Trouble::Away, &target.reach(&mirror.rsync));
-    let patience = target.connect_timeout + target.timeout;
-    let asked = match collect(&words, env, 64 * 1024, patience) {
-        Ok(asked) => asked,
-        Err(error) => {
-            tried.bad(ExitCode::TargetUnreachable, format!("the remote shell cannot be run: {error}; {}", advice()));
-            return false;
-        }
-    };
+fn ask_version(tried: &mut Tried, login: &Login<'_>) -> bool {
+    let (mirror, host) = (login.mirror, login.host);
+    let Some(asked) = login.run(tried, "--version") else { return false };
     let Some(there) = RsyncFacts::parse(&asked.stdout) else {
         let stderr = String::from_utf8_lossy(&asked.stderr);
         let said = stderr.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it says no version").trim().to_owned();
-        tried.bad(ExitCode::TargetUnreachable, format!("rsync on {host} does not answer: {said}; {}", advice()));
+        login.refuse(tried, format!("rsync on {host} does not answer: {said}"));
         return false;
     };
     match there.version {

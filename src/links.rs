@@ -29,6 +29,8 @@
 mod departed;
 pub(crate) mod names;
 pub(crate) mod objects;
+#[cfg(test)]
+pub(crate) mod samples;
 pub(crate) mod search;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -507,13 +509,7 @@ pub(crate) fn covers(dir: &[u8], deep: bool, name: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const A: Inode = ((8, 1), 10);
-    const B: Inode = ((8, 1), 11);
-
-    fn p(path: &str) -> RelPath {
-        RelPath::new(path.as_bytes()).unwrap()
-    }
+    use crate::links::samples::{A, B, p};
 
     fn found(job: Job, names: &[(&str, Inode, u32)]) -> Found {
         let names = names.iter().map(|(path, inode, nlink)| (p(path), *inode, *nlink)).collect();

@@ -376,18 +376,26 @@ mod tests {
         assert_eq!(&bytes[99..], b"\x05\0\0\0rsync");
     }
 
+    /// The message with another byte at this place.
+    fn with(whole: &[u8], at: usize, value: u8) -> Result<Record, RecordError> {
+        let mut bytes = whole.to_vec();
+        bytes[at] = value;
+        Record::decode(&bytes)
+    }
+
+    #[track_caller]
+    fn is_short_wherever_it_is_cut(whole: &[u8]) {
+        for len in 0..whole.len() {
+            assert_eq!(Record::decode(&whole[..len]), Err(RecordError::Short), "cut off at {len}");
+        }
+    }
+
     #[test]
     fn what_is_not_understood_is_an_error() {
         let whole = record().encode();
         assert_eq!(Record::decode(&whole), Ok(record()));
-        for len in 0..whole.len() {
-            assert_eq!(Record::decode(&whole[..len]), Err(RecordError::Short), "cut off at {len}");
-        }
-        let with = |at: usize, value: u8| {
-            let mut bytes = whole.clone();
-            bytes[at] = value;
-            Record::decode(&bytes)
-        };
+        is_short_wherever_it_is_cut(&whole);
+        let with = |at: usize, value: u8| with(&whole, at, value);
         assert_eq!(with(0, b'x'), Err(RecordError::Foreign));
         assert_eq!(with(3, 3), Err(RecordError::Version(3)));
         for (at, value) in [(4, 16), (5, 1), (7, 1), (60, 3), (61, 8), (79, 4), (80, 1), (82, 1)] {
@@ -413,14 +421,8 @@ mod tests {
         assert_eq!(&whole[60..], b"\0\0a\0\0\x09d\0n/d\0");
         assert_eq!(Record::decode(&whole), Ok(record.clone()));
         assert_eq!(HEAD + record.entries.iter().map(Item::len).sum::<usize>(), whole.len());
-        for len in 0..whole.len() {
-            assert_eq!(Record::decode(&whole[..len]), Err(RecordError::Short), "cut off at {len}");
-        }
-        let with = |at: usize, value: u8| {
-            let mut bytes = whole.clone();
-            bytes[at] = value;
-            Record::decode(&bytes)
-        };
+        is_short_wherever_it_is_cut(&whole);
+        let with = |at: usize, value: u8| with(&whole, at, value);
         assert_eq!(with(3, 1), Err(RecordError::Unknown { at: 65, value: 9 }), "version 1 does not have it");
         assert_eq!(with(3, 3), Err(RecordError::Version(3)));
         assert_eq!(with(65, 8), Err(RecordError::Unknown { at: 65, value: 8 }), "it is not gone");

@@ -78,9 +78,7 @@ impl Departed {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const A: Inode = ((8, 1), 10);
-    const B: Inode = ((8, 1), 11);
+    use crate::links::samples::{A, B};
 
     fn below(departed: &Departed, dir: &str, since: &Since) -> Vec<String> {
         departed.below(dir.as_bytes(), since).map(|(name, _)| String::from_utf8_lossy(name).into_owned()).collect()

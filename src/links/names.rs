@@ -295,13 +295,7 @@ impl Names {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const A: Inode = ((8, 1), 10);
-    const B: Inode = ((8, 1), 11);
-
-    fn p(path: &str) -> RelPath {
-        RelPath::new(path.as_bytes()).unwrap()
-    }
+    use crate::links::samples::{A, B, p};
 
     fn found(names: &[(&str, Inode, u32)]) -> Found {
         let names = names.iter().map(|(path, inode, nlink)| (p(path), *inode, *nlink)).collect();

@@ -287,15 +287,10 @@ fn object((_, kind, bytes): &Owned) -> Object {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::links::samples::{A, B, p};
     use crate::sys::handle::FsId;
 
     const TOOK: Duration = Duration::from_millis(10);
-    const A: Inode = ((8, 1), 10);
-    const B: Inode = ((8, 1), 11);
-
-    fn p(path: &str) -> RelPath {
-        RelPath::new(path.as_bytes()).unwrap()
-    }
 
     fn fid(inode: Inode) -> [u8; 8] {
         inode.1.to_ne_bytes()

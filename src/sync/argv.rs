@@ -40,6 +40,7 @@ use std::time::Duration;
 
 use super::below::Below;
 use super::dialect::Dialect;
+use super::filelist::Form;
 use super::probe::RsyncFacts;
 use super::renames::{self, Renamed};
 use crate::config::{self, Compress, Extras};
@@ -110,6 +111,17 @@ pub enum Deletions {
     /// List the nearest existing directory above it as a one-level entry (`./parent/`) in
     /// [`Pass::ShallowOneLevel`]. A missing path listed by name is ignored.
     ByParent,
+}
+
+impl Deletions {
+    /// How a missing path is listed, so that it is deleted.
+    pub(crate) fn listed(self, path: &RelPath) -> Option<(RelPath, Form)> {
+        match self {
+            Deletions::Never => None,
+            Deletions::ByName => Some((path.clone(), Form::Plain)),
+            Deletions::ByParent => Some((RelPath::from_normal(crate::path::parent(path).unwrap_or_default()), Form::OneLevel)),
+        }
+    }
 }
 
 /// Where a target is, and how it is reached.

@@ -710,8 +710,8 @@ mod tests {
         assert!(!read_all(&mut child, Stream::Stdout).starts_with(b"asked"));
     }
 
-    #[test]
-    fn what_is_left_of_a_group_that_was_cut_off_is_killed() {
+    /// A shell that waits for a process of its own.
+    fn with_grandchild() -> (Child, OwnedFd) {
         let mut child = shell("sleep 1000 & echo $!; wait", Stdin::Null);
         let mut buffer = [0; 32];
         while child.read(Stream::Stdout, &mut buffer).unwrap().is_none() {
@@ -719,7 +719,13 @@ mod tests {
             poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::NONE).unwrap();
         }
         let text = String::from_utf8_lossy(&buffer);
-        let grandchild = pidfd_open(text.lines().next().unwrap().parse().unwrap()).expect("it lives");
+        let pid = text.lines().next().unwrap().parse().unwrap();
+        (child, pidfd_open(pid).expect("it lives"))
+    }
+
+    #[test]
+    fn what_is_left_of_a_group_that_was_cut_off_is_killed() {
+        let (mut child, grandchild) = with_grandchild();
         child.cut();
         assert_eq!(wait(&mut child), Exit::Signal(libc::SIGKILL));
         assert!(ended_within(grandchild.as_fd(), SOON));
@@ -771,15 +777,7 @@ mod tests {
 
     #[test]
     fn signals_reach_the_group() {
-        let mut child = shell("sleep 1000 & echo $!; wait", Stdin::Null);
-        let mut buffer = [0; 32];
-        while child.read(Stream::Stdout, &mut buffer).unwrap().is_none() {
-            let fd = child.output(Stream::Stdout).unwrap();
-            poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::NONE).unwrap();
-        }
-        let text = String::from_utf8_lossy(&buffer);
-        let grandchild: u32 = text.lines().next().unwrap().parse().unwrap();
-        let grandchild = pidfd_open(grandchild).expect("it lives");
+        let (mut child, grandchild) = with_grandchild();
         child.terminate();
         assert_eq!(wait(&mut child), Exit::Signal(libc::SIGTERM));
         assert!(ended_within(grandchild.as_fd(), SOON));

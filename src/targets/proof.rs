@@ -131,14 +131,7 @@ impl Target {
                 Look::Present(_) if item.path.is_root() && item.kind == Kind::Entry => {}
                 Look::Present(_) if item.kind == Kind::Contents => list.push((item.path.clone(), Form::OneLevel)),
                 Look::Present(_) => list.push((item.path.clone(), Form::Plain)),
-                Look::Missing => match deletions {
-                    Deletions::Never => {}
-                    Deletions::ByName => list.push((item.path.clone(), Form::Plain)),
-                    Deletions::ByParent => {
-                        let parent = path::parent(&item.path).unwrap_or_default();
-                        list.push((RelPath::from_normal(parent), Form::OneLevel));
-                    }
-                },
+                Look::Missing => list.extend(deletions.listed(&item.path)),
             }
         }
         if list.is_empty() {

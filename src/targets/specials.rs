@@ -238,13 +238,7 @@ impl Target {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const A: Inode = ((8, 1), 10);
-    const B: Inode = ((8, 1), 11);
-
-    fn p(path: &str) -> RelPath {
-        RelPath::new(path.as_bytes()).unwrap()
-    }
+    use crate::links::samples::{A, B, p};
 
     #[test]
     fn which_names_are_removed_before_they_are_sent() {

@@ -194,14 +194,7 @@ impl Target {
                     self.take_in(cx.now, &item.path, Seen::Touched, None);
                 }
                 Look::Present(_) => list.push((item.path.clone(), Form::Plain)),
-                Look::Missing => match deletions {
-                    Deletions::Never => {}
-                    Deletions::ByName => list.push((item.path.clone(), Form::Plain)),
-                    Deletions::ByParent => {
-                        let parent = path::parent(&item.path).unwrap_or_default();
-                        list.push((RelPath::from_normal(parent), Form::OneLevel));
-                    }
-                },
+                Look::Missing => list.extend(deletions.listed(&item.path)),
             }
         }
         if by_level {
