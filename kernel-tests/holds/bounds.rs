@@ -126,6 +126,26 @@ pub fn cases() -> Vec<Case> {
             assert_eq!(m.daemon.target_status("t1").held_deletes, 0);
             Ok(())
         }),
+        case("max_delete_as_a_share_counts_what_is_pending_once", &[Fs::Tmpfs], |fs| {
+            let m = Setup::guarded(fs).key("max_delete", "50%").initial("none").before(twenty).before_on_target(twenty);
+            let m = m.start()?;
+            m.src.mkdir("g");
+            // The source is counted for a deletion, with 60 files that are not on the target yet.
+            at_once(&m, || {
+                m.src.remove("d0");
+                (0..60).for_each(|n| m.src.write(format!("g/{n}"), b"x"));
+            });
+            m.check();
+            // 54 of some 100.
+            at_once(&m, || {
+                (0..30).for_each(|n| m.src.remove(format!("g/{n}")));
+                (1..13).for_each(|n| m.src.rename_to(format!("d{n}"), &m.out, format!("d{n}")));
+            });
+            status(&m, |t| t.held_deletes >= 54);
+            m.daemon.does(&["resume", "--accept-deletes"]);
+            m.check();
+            Ok(())
+        }),
         case("max_delete_as_a_share_of_the_tree_as_it_is_now", &[Fs::Tmpfs], |fs| {
             let m = Setup::guarded(fs).key("max_delete", "50%").targets(&[To::Module, To::Local]).before(twenty).start()?;
             m.check();

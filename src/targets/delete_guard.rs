@@ -18,6 +18,8 @@ pub(super) struct DeleteGuard {
     pub(super) fill: Fill,
     /// Entries of the tree: when it was last compared whole, and what runs made and deleted since.
     pub(super) tree: Option<u64>,
+    /// The tree was counted at the source: what became dirty until then is part of it already.
+    counted: Option<Epoch>,
     /// Names at the top of the root and of each filesystem below, when last counted.
     pub(super) tops: BTreeMap<RelPath, usize>,
     /// What became dirty until then may delete without a bound.
@@ -32,12 +34,21 @@ pub(super) struct DeleteGuard {
 
 impl DeleteGuard {
     pub(super) fn new(fill: Fill) -> DeleteGuard {
-        DeleteGuard { fill, tree: None, tops: BTreeMap::new(), accepted: None, start: None, judged: 0, logged: 0 }
+        let (tree, counted, accepted, start) = Default::default();
+        DeleteGuard { fill, tree, counted, tops: BTreeMap::new(), accepted, start, judged: 0, logged: 0 }
     }
 
-    /// A run made and deleted so many entries.
-    pub(super) fn changed(&mut self, made: u64, deleted: u64) {
-        self.tree = self.tree.map(|entries| (entries + made).saturating_sub(deleted));
+    /// The source has so many entries, with all that became dirty up to `epoch`.
+    pub(super) fn counted(&mut self, entries: u64, epoch: Epoch) {
+        (self.tree, self.counted) = (Some(entries), Some(epoch));
+    }
+
+    /// A run made and deleted so many entries. `since`: when the oldest change that it carried was
+    /// made.
+    pub(super) fn changed(&mut self, made: u64, deleted: u64, since: Option<Epoch>) {
+        if self.counted.is_none() || since > self.counted {
+            self.tree = self.tree.map(|entries| (entries + made).saturating_sub(deleted));
+        }
     }
 
     /// The target was made equal: from now on it holds what the source once had.
@@ -129,13 +140,25 @@ mod tests {
     #[test]
     fn the_tree_is_what_runs_have_made_of_it() {
         let mut guard = DeleteGuard::new(Fill::Filled);
-        guard.changed(5, 0);
+        guard.changed(5, 0, None);
         assert_eq!(guard.tree, None, "nothing is known of the rest");
         guard.tree = Some(10);
         for (made, deleted, want) in [(5, 0, 15), (1, 6, 10), (0, 20, 0)] {
-            guard.changed(made, deleted);
+            guard.changed(made, deleted, None);
             assert_eq!(guard.tree, Some(want));
         }
+    }
+
+    #[test]
+    fn what_was_pending_when_the_source_was_counted_does_not_count_twice() {
+        let (mut set, mut guard) = (DirtySet::new(10), DeleteGuard::new(Fill::Filled));
+        let before = set.epochs().current();
+        guard.counted(240, set.close_epoch());
+        let later = set.epochs().current();
+        guard.changed(200, 60, Some(before));
+        assert_eq!(guard.tree, Some(240));
+        guard.changed(3, 1, Some(later));
+        assert_eq!(guard.tree, Some(242));
     }
 
     #[test]

@@ -308,7 +308,7 @@ impl Target {
         let (id, extra, since, reconciles) = (batch.id, purpose.extra(), oldest(batch), self.counters.reconciles);
         self.note_end(cx.now, run, batch, how, matches!(purpose, Purpose::Survey { .. }), outcome);
         if !matches!(purpose, Purpose::Survey { .. }) {
-            self.guard.changed(outcome.counters.created, outcome.counters.deleted);
+            self.guard.changed(outcome.counters.created, outcome.counters.deleted, since);
         }
         let mut litter = if self.mirror.delete.ever() { leftovers(batch, outcome, run.rsync.output()) } else { BTreeSet::new() };
         let second = matches!(purpose, Purpose::SecondHalf { .. });
@@ -512,7 +512,9 @@ impl Target {
 
     pub(super) fn confirm(&mut self, now: Duration, id: BatchId, entries: Vec<Entry>) {
         self.counters.stats.batches += 1;
-        self.counters.latency.confirmed(now, &entries);
+        // It rests for having been read for nothing.
+        let equal = |entry: &Entry| self.ledger.large.rests(&entry.path, now);
+        self.counters.latency.confirmed(now, &entries, equal);
         self.counters.stats.last_success_unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         self.judge_covered(&entries);
         for entry in &entries {

@@ -297,7 +297,7 @@ impl Target {
             return self.ledger.give_back(batch);
         }
         let DryRun::Deletes { suspect, run: prepared } = dry else {
-            self.guard.tree = Some(found);
+            self.guard.counted(found, self.ledger.set.close_epoch());
             self.launch(cx, batch, run.lane);
             return;
         };

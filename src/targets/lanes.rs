@@ -167,6 +167,11 @@ impl LargeFiles {
         self.waiting.iter().filter_map(move |(path, (entry, _))| Some((entry, rests(path)?)))
     }
 
+    /// Whether the file rests.
+    pub(super) fn rests(&self, path: &RelPath, now: Duration) -> bool {
+        self.rests.get(path).is_some_and(|until| *until > now)
+    }
+
     /// One changed, so it does not rest.
     pub(super) fn wake(&mut self, path: &RelPath) {
         self.rests.remove(path);
@@ -328,6 +333,9 @@ mod tests {
         let resting =
             |large: &LargeFiles, now| large.resting(now).map(|(e, until)| (e.path.to_string(), until)).collect::<Vec<_>>();
         assert_eq!(resting(&large, second), [("a/1".to_owned(), second * 10)]);
+        let mut latency = crate::targets::latency::Latency::default();
+        latency.confirmed(second, &entries, |entry| large.rests(&entry.path, second));
+        assert_eq!(latency.shown().paths, 1, "what was read for nothing was not late");
         assert_eq!(resting(&large, second * 10), []);
         assert_eq!(take(&mut large, second, true).as_deref(), Some("a/1"), "a flush waits");
         put(&mut large);

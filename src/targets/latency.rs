@@ -26,9 +26,10 @@ pub(crate) struct Latency {
 
 impl Latency {
     /// Counts what is confirmed at `now` (time since the daemon's start). A comparison of the whole
-    /// tree is no change and counts for nothing.
-    pub(super) fn confirmed(&mut self, now: Duration, entries: &[Entry]) {
-        let changes = entries.iter().filter(|e| !(e.path.is_root() && e.kind == Kind::Subtree));
+    /// tree is no change and counts for nothing, and neither does what was found `equal` although it
+    /// had been opened for writing.
+    pub(super) fn confirmed(&mut self, now: Duration, entries: &[Entry], equal: impl Fn(&Entry) -> bool) {
+        let changes = entries.iter().filter(|e| !(e.path.is_root() && e.kind == Kind::Subtree || equal(e)));
         changes.for_each(|entry| self.count(now.saturating_sub(entry.since())));
     }
 
