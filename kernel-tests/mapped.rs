@@ -175,6 +175,30 @@ fn closed_before_a_restart(fs: Fs, again: Again, initial: &str) -> Run<()> {
     Ok(())
 }
 
+/// Where a start has to compare the whole tree, size and mtime do not show what waited.
+fn alike_before_a_comparison(fs: Fs, again: Again) -> Run<()> {
+    let before = |src: &Dir| {
+        for path in ["old", "a", "b", "c"] {
+            src.write(path, [b'o'; SIZE]);
+            src.set_mtime(path, 1_000_000_000, 0);
+        }
+    };
+    let mut m = Setup::new(fs).before(before).start()?;
+    m.rest("quiet", b"x");
+    m.daemon.does(&["pause"]);
+    if !matches!(again, Again::Reloaded) {
+        m.daemon.reconcile();
+    }
+    for path in ["old", "a", "b", "c"] {
+        m.src.write(path, [2; SIZE]);
+        m.src.set_mtime(path, 1_000_000_000, 0);
+    }
+    again.does(&mut m);
+    m.daemon.does(&["resume"]);
+    m.check();
+    Ok(())
+}
+
 pub fn cases() -> Vec<Case> {
     const SOME: &[Fs] = &[Fs::Ext4, Fs::Xfs, Fs::Btrfs, Fs::Tmpfs];
     vec![
@@ -191,6 +215,11 @@ pub fn cases() -> Vec<Case> {
         }),
         case("what_waits_at_a_reload_arrives_whatever_its_change_time", &[Fs::Ext4], |fs| {
             closed_before_a_restart(fs, Again::Reloaded, "reconcile")
+        }),
+        case("what_waits_arrives_where_a_start_compares_by_size_and_time", &[Fs::Ext4, Fs::Xfs], |fs| {
+            [Again::Stopped, Again::Killed, Again::Reloaded]
+                .into_iter()
+                .try_for_each(|again| alike_before_a_comparison(fs, again))
         }),
     ]
 }

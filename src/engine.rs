@@ -232,7 +232,7 @@ impl Engine {
             }
             if let Some(accepted) = self.shutdown.begin_again {
                 let unsent = self.unsent_at_end();
-                self.save_unsent(unsent);
+                self.save_unsent(unsent, true);
                 self.hooks.stop(Instant::now());
                 return Ended::Again(Box::new(self.again(accepted)));
             }

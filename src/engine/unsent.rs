@@ -1,5 +1,7 @@
-//! What was written, waits to be sent, and would not be found by its change time after a restart
-//! ([`crate::state::written`]): kept on the disk while it waits, and pending again at the start.
+//! Files that were written and wait to be sent, kept on the disk while they do and pending again at
+//! the start ([`crate::state::written`]). Not all of them would be found without: a walk goes by
+//! change times, and a comparison of the whole tree, which a start may have to make, by size and
+//! mtime.
 
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
@@ -11,7 +13,7 @@ use crate::path::RelPath;
 use crate::state::written::WrittenFile;
 use crate::sys::statx::{Paths, StatBrief};
 
-/// At most so many files are kept.
+/// At most so many files are kept, those that a walk would not find before others.
 const MOST: usize = 10_000;
 /// Of each target so many of what waits are checked: at the end.
 const CHECKED_AT_END: usize = 500_000;
@@ -33,8 +35,8 @@ pub(super) struct Unsent {
 /// A file that was written and is not sent.
 struct Waits {
     path: RelPath,
-    /// When it became dirty, seconds since 1970. `None`: that does not matter, the target is
-    /// compared by size and time at the next start.
+    /// When it became dirty, seconds since 1970. `None`: the next start makes no walk for the
+    /// target.
     since: Option<i64>,
 }
 
@@ -43,7 +45,22 @@ impl Waits {
     /// watermark is earlier than the change by [`SLACK`](crate::state::SLACK), so a second more or
     /// less is of no matter.
     fn is_hidden(&self, stat: &StatBrief) -> bool {
-        stat.is_file() && self.since.is_none_or(|since| stat.ctime.secs < since)
+        self.since.is_none_or(|since| stat.ctime.secs < since)
+    }
+}
+
+/// Files that wait.
+#[derive(Default)]
+pub(super) struct Found {
+    /// Those that a walk would not find.
+    hidden: BTreeSet<RelPath>,
+    others: BTreeSet<RelPath>,
+}
+
+impl Found {
+    pub(super) fn append(&mut self, mut more: Found) {
+        self.hidden.append(&mut more.hidden);
+        self.others.append(&mut more.others);
     }
 }
 
@@ -64,7 +81,9 @@ impl Engine {
                 "files that an earlier run had not sent, and whose change times are older than that, are not known: {error}. `fansync verify` finds them"
             ),
         }
-        let paths: Vec<RelPath> = unsent.saved.iter().cloned().collect();
+        // The patterns may be others now.
+        let filter = &self.mirror.filter;
+        let paths: Vec<RelPath> = unsent.saved.iter().filter(|path| !filter.excludes(path, false)).cloned().collect();
         if !paths.is_empty() {
             tracing::info!(mirror = %self.mirror.name, files = paths.len(), "what was written and not sent before this start is read again");
         }
@@ -85,7 +104,7 @@ impl Engine {
         if self.unsent_due().is_some_and(|due| due <= now) {
             let began = Instant::now();
             let waits = self.unsent_writes(MOST);
-            self.save_unsent(waits);
+            self.save_unsent(waits, false);
             let pause = AGE.max(began.elapsed() * REST);
             self.saved.unsent.iter_mut().for_each(|unsent| unsent.next = now + pause);
         }
@@ -93,15 +112,18 @@ impl Engine {
 
     /// The same at the end. To be called before the runs are ended, too: what they carry is known to
     /// them alone.
-    pub(super) fn unsent_at_end(&mut self) -> BTreeSet<RelPath> {
+    pub(super) fn unsent_at_end(&mut self) -> Found {
         self.unsent_writes(CHECKED_AT_END)
     }
 
     /// Such files, of the first `most` that wait for each target.
-    fn unsent_writes(&mut self, most: usize) -> BTreeSet<RelPath> {
-        let Some(unsent) = &self.saved.unsent else { return BTreeSet::new() };
-        // The source is another one, or none: what is not there may come back.
-        let mut all = if self.guard.held.is_some() { unsent.saved.clone() } else { BTreeSet::new() };
+    fn unsent_writes(&mut self, most: usize) -> Found {
+        let mut all = Found::default();
+        let Some(unsent) = &self.saved.unsent else { return all };
+        if self.guard.held.is_some() {
+            // The source is another one, or none: what is not there may come back.
+            all.hidden = unsent.saved.clone();
+        }
         let (mut paths, mut waits) = (Paths::default(), Vec::new());
         for (at, target) in self.targets.iter().enumerate() {
             let by_walk = self.saved.history.as_ref().is_some_and(|history| history.finds_by_time(at));
@@ -112,25 +134,28 @@ impl Engine {
             }
         }
         let found = self.io.statter.stat_all(self.root.as_fd(), &paths);
-        let hidden = waits.into_iter().zip(found).filter(|(waits, stat)| stat.is_ok_and(|stat| waits.is_hidden(&stat)));
-        all.extend(hidden.map(|(waits, _)| waits.path));
+        for (waits, stat) in waits.into_iter().zip(found) {
+            let Some(stat) = stat.ok().filter(StatBrief::is_file) else { continue };
+            let kind = if waits.is_hidden(&stat) { &mut all.hidden } else { &mut all.others };
+            kind.insert(waits.path);
+        }
         all
     }
 
-    /// Keeps these for the next start.
-    pub(super) fn save_unsent(&mut self, mut paths: BTreeSet<RelPath>) {
+    /// Keeps these for the next start. `last`: it is the end.
+    pub(super) fn save_unsent(&mut self, found: Found, last: bool) {
         let Some(unsent) = &mut self.saved.unsent else { return };
-        if paths.len() > MOST {
+        if last && found.hidden.len() > MOST {
             tracing::warn!(
-                mirror = %self.mirror.name, files = paths.len(),
+                mirror = %self.mirror.name, files = found.hidden.len(),
                 "files wait that a restart would not find by their change times, and not all are kept; the others are compared by `fansync verify` alone"
             );
-            paths = paths.into_iter().take(MOST).collect();
         }
-        if paths == unsent.saved {
+        let paths: BTreeSet<RelPath> = found.hidden.into_iter().chain(found.others).take(MOST).collect();
+        if paths == unsent.saved && !last {
             return;
         }
-        match unsent.file.save(&paths) {
+        match unsent.file.save(&paths, last) {
             Ok(()) => (unsent.saved, unsent.failing) = (paths, false),
             Err(error) => {
                 if !std::mem::replace(&mut unsent.failing, true) {

@@ -75,6 +75,16 @@ impl Note {
     /// Saves; on the disk when it returns. `None`: the file is removed. After an error what was
     /// saved before is still there, or this is, where the disk did not answer in time.
     pub(crate) fn save<T: Serialize>(&self, note: Option<&T>) -> Result<(), NoteError> {
+        self.put(note, true)
+    }
+
+    /// The same, but it need not be on the disk when it returns: the end of the machine may take it
+    /// back.
+    pub(crate) fn keep<T: Serialize>(&self, note: Option<&T>) -> Result<(), NoteError> {
+        self.put(note, false)
+    }
+
+    fn put<T: Serialize>(&self, note: Option<&T>, durable: bool) -> Result<(), NoteError> {
         let path = self.path();
         let Some(note) = note else {
             return match self.disk.within_or_later(PATIENCE, move || fs::remove_file(path)) {
@@ -85,14 +95,18 @@ impl Note {
         let content = Content { source: self.source.clone(), note };
         let bytes = serde_json::to_vec(&content).map_err(|e| self.failed("write")(e.into()))?;
         let dir = self.dir.clone();
-        self.disk.within_or_later(PATIENCE, move || replace(&dir, &path, &bytes)).map_err(self.failed("write"))
+        self.disk.within_or_later(PATIENCE, move || put(&dir, &path, &bytes, durable)).map_err(self.failed("write"))
     }
 }
 
 /// Puts `bytes` in the place of a file of a mirror's state directory, on the disk when it returns.
 pub(crate) fn replace(dir: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    put(dir, path, bytes, true)
+}
+
+fn put(dir: &Path, path: &Path, bytes: &[u8], durable: bool) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     let aside = path.with_extension("new");
-    let new = Replace { aside: aside.file_name().unwrap_or_default(), mode: 0o600, durable: true };
+    let new = Replace { aside: aside.file_name().unwrap_or_default(), mode: 0o600, durable };
     new.put_at(path, bytes).map(drop)
 }

@@ -1,6 +1,7 @@
-//! Files that were written, wait to be sent, and bear a change time from before that: a walk by
-//! change times does not find them after a restart. A program stored to them through a mapping, or
-//! had them open for long after it wrote them.
+//! Files that were written and wait to be sent. After a restart a walk by change times does not find
+//! those that changed long before their closing write: a program stored to them through a mapping,
+//! or had them open for long. A comparison by size and mtime does not find those in which both are
+//! as before.
 //!
 //! One small file of JSON per mirror ([`note`](super::note)), removed when there are none.
 
@@ -40,13 +41,15 @@ impl WrittenFile {
         Ok(written.iter().filter_map(|path| RelPath::new(&BASE64.decode(path).ok()?)).collect())
     }
 
-    /// Saves; on the disk when it returns. No paths: the file is removed.
+    /// Saves. No paths: the file is removed. `durable`: on the disk when it returns; else it
+    /// outlives the process.
     ///
     /// # Errors
     /// [`NoteError`]; what was saved before is still there then.
-    pub(crate) fn save(&self, paths: &BTreeSet<RelPath>) -> Result<(), NoteError> {
+    pub(crate) fn save(&self, paths: &BTreeSet<RelPath>, durable: bool) -> Result<(), NoteError> {
         let written: Vec<String> = paths.iter().map(|path| BASE64.encode(&**path)).collect();
-        self.0.save((!written.is_empty()).then_some(&Written { written }))
+        let note = (!written.is_empty()).then_some(Written { written });
+        if durable { self.0.save(note.as_ref()) } else { self.0.keep(note.as_ref()) }
     }
 }
 
@@ -60,12 +63,12 @@ mod tests {
         let file = WrittenFile::new(dir.path(), "m", Path::new("/srv/web"));
         assert!(file.load().unwrap().is_empty());
         let paths: BTreeSet<RelPath> = [&b"a/b"[..], b"\xff\n\"", b"d"].iter().map(|p| RelPath::new(p).unwrap()).collect();
-        file.save(&paths).unwrap();
+        file.save(&paths, true).unwrap();
         assert_eq!(file.load().unwrap(), paths);
         assert!(WrittenFile::new(dir.path(), "m", Path::new("/srv/other")).load().unwrap().is_empty());
         std::fs::write(file.0.path(), r#"{"source":"/srv/web","written":["Li4vZQ==","%","ZA=="]}"#).unwrap();
         assert_eq!(file.load().unwrap(), [RelPath::new(b"d").unwrap()].into(), "neither ../e nor what is no base64");
-        file.save(&BTreeSet::new()).unwrap();
+        file.save(&BTreeSet::new(), false).unwrap();
         assert!(file.load().unwrap().is_empty() && !file.0.path().exists());
     }
 }

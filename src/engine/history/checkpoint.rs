@@ -159,8 +159,8 @@ impl Engine {
             && Instant::now() < until
         {}
         // Those that the last events were about, too.
-        unsent.append(&mut self.unsent_at_end());
-        self.save_unsent(unsent);
+        unsent.append(self.unsent_at_end());
+        self.save_unsent(unsent, true);
         let in_sync = self.targets.iter().all(Target::in_sync) && !self.knows_of_more();
         let Some(mut history) = self.saved.history.take() else { return };
         if let Some(walk) = &history.walk {
