@@ -201,6 +201,38 @@ fn each_transport(fs: Fs, args: &[String], keys: &[(&str, &str)]) -> crate::fixt
     Ok(())
 }
 
+/// Lists of thousands of names, for receivers on this host that are given options of their own.
+fn many_names(fs: Fs) -> crate::fixture::Run<()> {
+    const MANY: usize = 3_000;
+    let backups = crate::fixture::fs::work_dir();
+    let setups = [
+        Setup::new(fs).carrying(&["xattrs"]),
+        Setup::new(fs).target_key("args", vec!["-M--fsync".to_owned()]),
+        Setup::new(fs).target_key("backup_dir", backups.path().to_str().expect("it is text")),
+    ];
+    for setup in setups {
+        let m = setup.targets(&[To::Local]).start()?;
+        m.check();
+        // With all below it.
+        m.out.mkdir("big");
+        (0..MANY).for_each(|n| m.out.write(format!("big/a name of some length {n}"), format!("{n}")));
+        m.out.rename_to("big", &m.src, "big");
+        m.check();
+        // By their names, and one level.
+        m.daemon.does(&["pause"]);
+        m.src.mkdir("few");
+        for n in 0..MANY {
+            m.src.write(format!("big/a name of some length {n}"), format!("again {n}"));
+            m.src.write(format!("few/{n}"), format!("{n}"));
+        }
+        m.daemon.does(&["resume"]);
+        m.check();
+        let status = m.daemon.target_status("t1");
+        assert!(!went_wrong(&status) && !is_unknown(&status, To::Local), "{status:?}");
+    }
+    Ok(())
+}
+
 /// A port of ::1 that leads to one of 127.0.0.1, for as long as the test runs.
 fn over_ipv6(port: u16) -> Option<u16> {
     let listener = TcpListener::bind(("::1", 0)).ok()?;
@@ -224,6 +256,7 @@ fn over_ipv6(port: u16) -> Option<u16> {
 
 pub fn cases() -> Vec<Case> {
     vec![
+        case("lists_of_thousands_for_a_local_receiver_with_options_of_its_own", &[Fs::Ext4, Fs::Tmpfs], many_names),
         // What the program allows, and what the tests try.
         case("each_allowed_option_is_tried", &[Fs::Tmpfs], |_| {
             let groups = GROUPS.iter().chain(OTHERWISE).flat_map(|group| group.iter()).chain(ALONE);

@@ -34,7 +34,7 @@ mod rules;
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -417,12 +417,6 @@ impl Args {
             let mut confine = OsString::from("--confine-root=");
             confine.push(spec.root);
             self.add(confine);
-            if frees_receiver(spec) {
-                self.add("-M--confine-root=/");
-            }
-        }
-        if pass.is_recursive() && !matches!(pass, Pass::Full { progress: true }) && lists_whole(spec) {
-            self.add("--no-inc-recursive");
         }
     }
 
@@ -457,7 +451,7 @@ impl Args {
         if spec.below.is_some() && spec.peer.location.is_daemon() {
             self.add("-s"); // as for renames: nothing that reads line by line gets to see the directory's name
         }
-        self.add_all(spec.peer.transport());
+        self.add_all(transport(spec));
         // Without a shell between the two sides it changes nothing, and rsync 3.5.0 refuses it
         // beside `-M`.
         let idle = |arg: &&String| spec.peer.is_local() && matches!(arg.as_str(), "-s" | "--secluded-args" | "--protect-args");
@@ -471,7 +465,8 @@ impl Args {
             Some(fd) => self.add(format!("{}/", inherited(fd))),
             None => self.add(spec.root.join("")),
         }
-        self.add(spec.below.map_or_else(|| spec.peer.location.dest(), |below| below.dest(spec.peer.location)));
+        let dest = spec.below.map_or_else(|| spec.peer.location.dest(), |below| below.dest(spec.peer.location));
+        self.add(destination(spec, dest));
     }
 }
 
@@ -489,21 +484,53 @@ pub(super) fn backup_args(spec: &Spec<'_>, dir: Option<&RelPath>) -> Vec<OsStrin
     vec!["--backup".into(), place]
 }
 
-/// Whether a local receiver is freed of the source's confinement. rsync confines its own receiver
-/// as well, to the source, where no place of the target lies: with `--delay-updates` it then drops
-/// what it has received and ends with 0, with `--temp-dir` and `--fake-super` every file fails
-/// (3.5.0). Of two confinements the last holds, and `-M` is for the receiver alone.
-fn frees_receiver(spec: &Spec<'_>) -> bool {
-    spec.peer.is_local() && spec.facts.confine_root && (config::names_places(spec.extra) || spec.backup.is_some())
+/// What rsync starts as the remote shell of a local receiver that [`is_served`]: the server, here.
+const HERE: &str = "/bin/sh -c 'exec \"$@\"'";
+
+/// Whether a local receiver is started as a program of its own, as it is behind a remote shell.
+/// rsync makes its own local receiver by fork(2), which then knows what the sender was told, and is
+/// bound by it (all measured with 3.5.0):
+///
+/// - It is confined to the source, where no place of the target lies: with `--delay-updates` it
+///   drops what it has received and ends with 0; with `--temp-dir`, `--fake-super` and
+///   `--backup-dir` every file fails.
+/// - Where it is given options of its own (`-M`) it reads all options once more, as a receiver. For
+///   that one `--files-from=-` is a list to forward: it takes what its sender sends it for names,
+///   and either side fails at some byte of it, from some 1,300 entries on. And whether lists come
+///   in parts it finds out anew, unlike its sender.
+fn is_served(spec: &Spec<'_>) -> bool {
+    let confined = spec.facts.confine_root && (config::names_places(spec.extra) || spec.backup.is_some());
+    let of_attributes = || attributes(spec.extras, spec.dialect).iter().any(|arg| arg.starts_with("-M"));
+    spec.peer.is_local() && (confined || config::passes_options_on(spec.extra) || of_attributes())
 }
 
-/// Whether a recursive list has to be read whole first: a local receiver that is given options of
-/// its own takes the list for one that comes in parts, or not, unlike its sender:
-/// `File-list index 0 not in 3 - 76`, exit 2 (3.5.0). A dry run ends with 0 then, and has compared
-/// the first level alone.
-pub(super) fn lists_whole(spec: &Spec<'_>) -> bool {
-    let of_attributes = || attributes(spec.extras, spec.dialect).iter().any(|arg| arg.starts_with("-M"));
-    spec.peer.is_local() && (frees_receiver(spec) || config::passes_options_on(spec.extra) || of_attributes())
+/// The options that the way to the target needs.
+pub(super) fn transport(spec: &Spec<'_>) -> Vec<OsString> {
+    if !is_served(spec) {
+        return spec.peer.transport().into_iter().map(OsString::from).collect();
+    }
+    let mut program = OsString::from("--rsync-path=");
+    program.push(spec.rsync);
+    // As to a local receiver: to find differences, the old copy would be read.
+    vec!["-s".into(), "-e".into(), HERE.into(), program, "--whole-file".into()]
+}
+
+/// The destination argument, where `dest` is the place on the target.
+pub(super) fn destination(spec: &Spec<'_>, dest: OsString) -> OsString {
+    if !is_served(spec) {
+        return dest;
+    }
+    // A server expands wildcards, in each component that has one.
+    let mut out = b"localhost:".to_vec();
+    for (at, name) in dest.as_bytes().split(|&b| b == b'/').enumerate() {
+        out.extend((at > 0).then_some(b'/'));
+        let wild = name.iter().any(|b| b"*?[".contains(b));
+        name.iter().for_each(|b| {
+            out.extend((wild && b"*?[]\\".contains(b)).then_some(b'\\'));
+            out.push(*b);
+        });
+    }
+    OsString::from_vec(out)
 }
 
 /// How a child names a descriptor that it inherits. The directory it reads is then the one that was
@@ -657,9 +684,9 @@ mod tests {
         assert!(line(&spec, Pass::Full { progress: true }).contains("--no-inc-recursive --info=flist2,progress2,stats1"));
     }
 
-    /// Whatever the options: a local receiver with some of its own does not read a list in parts.
+    /// Whatever the options: a local receiver with some of its own is a program of its own.
     #[test]
-    fn what_only_a_local_receiver_gets_comes_with_a_whole_list() {
+    fn a_local_receiver_with_options_of_its_own_is_started_as_a_server() {
         let location = Location::Local("/t".into());
         let (mut with, args) = (0, [[].as_slice(), &["-M--fake-super".into()], &["--delay-updates".into()]]);
         for bits in 0..32_u32 {
@@ -668,16 +695,17 @@ mod tests {
             let extras = Extras { xattrs: on(1), acls: on(2), sparse: on(3), hard_links: on(4) };
             for (extra, backup) in args.iter().flat_map(|extra| [(extra, None), (extra, Some("/old/1"))]) {
                 let spec = Spec { extras, extra, backup, ..spec(&location, &facts) };
-                for pass in [Pass::Deep, Pass::Full { progress: false }, Pass::Full { progress: true }] {
+                for pass in [Pass::Shallow, Pass::Deep, Pass::Full { progress: false }, Pass::Full { progress: true }] {
                     let args = argv(&spec, pass);
                     let own = args.iter().any(|arg| arg.as_encoded_bytes().starts_with(b"-M"));
-                    let whole = args.iter().filter(|arg| *arg == "--no-inc-recursive").count();
-                    assert!(whole == 1 || whole == 0 && !own, "{pass:?}: {args:?}");
+                    let served = args.last().unwrap() == "localhost:/t/.";
+                    assert_eq!(args.iter().any(|arg| arg == HERE), served, "{args:?}");
+                    assert!(served || !own, "{pass:?}: {args:?}");
                     with += usize::from(own);
                 }
             }
         }
-        assert!(with > 300, "{with}");
+        assert!(with > 400, "{with}");
     }
 
     #[test]
@@ -691,9 +719,23 @@ mod tests {
             for pass in [Pass::Shallow, Pass::ShallowOneLevel, Pass::Deep, Pass::Probe] {
                 let line = line(&Spec { extra, ..spec(location, &facts) }, pass);
                 assert!(line.contains(" --confine-root=/data "), "{line}");
-                assert_eq!(line.contains(" -M--confine-root=/ "), want, "{line}");
-                assert_eq!(line.contains(" --no-inc-recursive "), want && pass == Pass::Deep, "{line}");
+                assert_eq!(line.contains(" --rsync-path=rsync --whole-file "), want, "{line}");
             }
+        }
+    }
+
+    #[test]
+    fn what_a_server_would_expand_is_escaped() {
+        let facts = RsyncFacts { confine_root: true, ..RsyncFacts::default() };
+        for (path, want) in [
+            ("/t", "localhost:/t/."),
+            ("/a b/c\\d", "localhost:/a b/c\\d/."),
+            ("/x[1]/*\\?y", "localhost:/x\\[1\\]/\\*\\\\\\?y/."),
+        ] {
+            let location = Location::Local(path.into());
+            let spec = Spec { backup: Some("/old/1"), ..spec(&location, &facts) };
+            assert_eq!(argv(&spec, Pass::Shallow).last().unwrap(), want);
+            assert_eq!(destination(&Spec { backup: None, ..spec }, path.into()), path, "without a server it is as it is");
         }
     }
 
@@ -701,12 +743,12 @@ mod tests {
     fn what_is_replaced_goes_aside_under_its_whole_path() {
         let facts = RsyncFacts { confine_root: true, ..RsyncFacts::default() };
         let (local, module) = (Location::Local("/t".into()), daemon());
-        for (location, freed) in [(&local, true), (&module, false)] {
+        for (location, end) in [(&local, "localhost:/t/."), (&module, "rsync://h:1873/m/.")] {
             let spec = Spec { backup: Some("/old/2026-01-02/1"), ..spec(location, &facts) };
             for pass in [Pass::Shallow, Pass::ShallowOneLevel, Pass::Deep, Pass::Full { progress: false }, Pass::Probe] {
                 let line = line(&spec, pass);
                 assert!(line.contains(" --backup --backup-dir=/old/2026-01-02/1 -- "), "{pass:?}: {line}");
-                assert_eq!(line.contains(" -M--confine-root=/ "), freed && !matches!(pass, Pass::Full { .. }), "{line}");
+                assert!(line.ends_with(end), "{line}");
             }
             let dir = RelPath::from_normal("a/b");
             assert_eq!(backup_args(&spec, Some(&dir)), ["--backup", "--backup-dir=/old/2026-01-02/1/a/b"]);

@@ -28,7 +28,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::argv::{ITEMS, Pass, Spec, attributes, backup_args, inherited, lists_whole, receiver_only};
+use super::argv::{ITEMS, Pass, Spec, attributes, backup_args, destination, inherited, receiver_only, transport};
 use crate::location::Location;
 use crate::location::whole_seconds;
 use crate::path::RelPath;
@@ -65,9 +65,6 @@ pub(super) fn argv(spec: &Spec<'_>, renamed: &Renamed, pass: Pass) -> Vec<OsStri
         add(&"--from0");
         add(&"--files-from=-");
     }
-    if matches!(pass, Pass::MovedTree | Pass::MovedTrees) && lists_whole(spec) {
-        add(&"--no-inc-recursive");
-    }
     // All but the links among files: what has several names does not travel this way.
     attributes(spec.extras, spec.dialect).iter().for_each(|arg| add(arg));
     add(&"--numeric-ids");
@@ -97,7 +94,7 @@ pub(super) fn argv(spec: &Spec<'_>, renamed: &Renamed, pass: Pass) -> Vec<OsStri
     if let Location::Daemon { .. } = spec.peer.location {
         add(&"-s"); // as always over ssh: nothing that reads line by line gets to see the names
     }
-    spec.peer.transport().iter().for_each(|arg| add(arg));
+    transport(spec).iter().for_each(|arg| add(arg));
     spec.extra.iter().for_each(|arg| add(arg));
     backup_args(spec, Some(&renamed.dest)).iter().for_each(|arg| add(arg));
     match pass {
@@ -125,7 +122,7 @@ pub(super) fn argv(spec: &Spec<'_>, renamed: &Renamed, pass: Pass) -> Vec<OsStri
     // A tree's own directory is made by its run. Any other has to be there: with the dot it is an
     // error if it is not.
     dest.push(if pass == Pass::MovedTree { "/" } else { "/." });
-    add(&dest);
+    add(&destination(spec, dest));
     args
 }
 
