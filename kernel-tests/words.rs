@@ -42,6 +42,22 @@ fi
 exec rsync "$@"
 "#;
 
+/// A run that carries something takes longer than the pauses between the first attempts. At the end
+/// of the first ones the file changes once more.
+const CHANGES_ON: &str = r#"
+case " $* " in *" -n "* | *" -VV "* | *" --version "*) exec rsync "$@" ;; esac
+rsync "$@"
+code=$?
+if [ -s 'LEFT' ]; then
+    at=$(head -n 1 'LEFT')
+    sed -i 1d 'LEFT'
+    echo "$at" >"$at"
+    sleep 0.4
+fi
+[ "$code" = 0 ] || sleep 0.4
+exit "$code"
+"#;
+
 fn chattr(flag: &str, at: std::path::PathBuf) {
     must(Command::new("chattr").arg(flag).arg(at));
 }
@@ -123,6 +139,32 @@ pub fn cases() -> Vec<Case> {
             assert!(crate::fixture::proc::poll_until(crate::fixture::WAIT, taken).is_some(), "no comparison");
             m.check();
             assert!(m.dst().has("d/bad/deep/f"));
+            Ok(())
+        }),
+        case("a_path_that_changes_while_it_fails_becomes_a_failure", &[Fs::Tmpfs], |fs| {
+            let dir = work_dir();
+            let left = dir.path().join("left");
+            let rsync = program(&dir.path().join("rsync"), &CHANGES_ON.replace("LEFT", &left.display().to_string()));
+            let m = Setup::new(fs).rsync(rsync).target_key("standby", 0).target_key("jobs", 1);
+            // The pauses of a failure are long: of it alone nothing runs on.
+            let m = m.target_key("retry_min", "10m").target_key("retry_max", "20m").before(tree).start()?;
+            m.check();
+            for (what, name) in [("a file", "d/bad"), ("a directory with it", "d")] {
+                // A name that rsync cannot replace, and one below which it can make nothing.
+                chattr("+i", m.dst().at(name));
+                let at = m.src.at("d/bad").display().to_string();
+                std::fs::write(&left, format!("{at}\n").repeat(6)).expect("there is room");
+                m.src.write("d/bad", what.as_bytes());
+                let changed = || std::fs::metadata(&left).is_ok_and(|stat| stat.len() == 0).then_some(());
+                let changed = crate::fixture::proc::poll_until(crate::fixture::WAIT, changed).is_some();
+                let rests = |t: &crate::fixture::daemon::TargetStatus| !t.failures.is_empty() && t.pending + t.in_flight == 0;
+                let status = m.daemon.target_status_until("t1", "the failing path", rests);
+                chattr("-i", m.dst().at(name));
+                assert!(changed, "{what}: it was not tried after each change");
+                assert!(status.failures.iter().any(|f| f.path == "d/bad"), "{what}: {:?}", status.failures);
+                m.daemon.does(&["retry"]);
+                m.check();
+            }
             Ok(())
         }),
         case("each_failing_path_has_its_own_words", &[Fs::Tmpfs], |fs| {

@@ -93,6 +93,19 @@ impl Entry {
         whole
     }
 
+    /// Takes in another entry of the same path. Returns the epoch that is counted no longer.
+    fn merge(&mut self, other: &Entry) -> Epoch {
+        let newer = self.epoch.max(other.epoch);
+        self.epoch = self.epoch.min(other.epoch);
+        self.kind = self.kind.max(other.kind);
+        self.gone |= other.gone;
+        self.content |= other.content;
+        self.through |= other.through;
+        self.written |= other.written;
+        self.waited |= other.waited;
+        newer
+    }
+
     /// When it became dirty, as a time since the daemon's start; to within an epoch.
     pub(crate) fn since(&self) -> Duration {
         self.epoch.begins()

@@ -7,6 +7,10 @@
 //! tried again with growing pauses, and nothing else waits for it. Of very many, directories stand
 //! for what fails in them (`fewer`).
 //!
+//! A round belongs to a path, not to a batch: a path that changes while it fails leaves again as a
+//! new one, and may have to wait behind its own last attempt. It goes on in the round that it had,
+//! so that its attempts come to an end and its pauses grow.
+//!
 //! Pure: time is an argument (since the daemon's start), jitter too.
 
 use std::collections::BTreeMap;
@@ -69,6 +73,9 @@ struct Group {
 #[derive(Debug)]
 pub(crate) struct Retries {
     groups: Vec<Group>,
+    /// The rounds that paths are in, which are not failures: in `groups`, or pending again behind
+    /// something in flight.
+    rounds: BTreeMap<RelPath, u32>,
     failures: BTreeMap<RelPath, Failure>,
     /// Of the failures' paths.
     bytes: usize,
@@ -94,6 +101,7 @@ impl Retries {
     pub(crate) fn new(backoff: Backoff) -> Retries {
         Retries {
             groups: Vec::new(),
+            rounds: BTreeMap::new(),
             failures: BTreeMap::new(),
             bytes: 0,
             changes: 0,
@@ -106,12 +114,72 @@ impl Retries {
     /// Takes the entries of a batch that failed in part in its `round` (0 for the first). `named`:
     /// paths in rsync's messages, perhaps not all; not beginning with the root.
     pub(crate) fn failed(&mut self, now: Duration, entries: Vec<Entry>, round: u32, named: &[Failed], reason: &str, jitter: f64) {
+        let alone = entries.len() == 1;
+        let mut later: BTreeMap<u32, Vec<Entry>> = BTreeMap::new();
+        let mut these = Vec::with_capacity(entries.len());
+        for entry in entries {
+            match self.round_of(&entry.path) {
+                Some(own) if own > round => later.entry(own).or_default().push(entry),
+                _ => these.push(entry),
+            }
+        }
+        self.failed_in(now, these, round, named, reason, jitter);
+        for (own, entries) in later {
+            if own + 1 < WHOLE_ROUNDS {
+                self.wait(now + FIRST_PAUSE * 4u32.pow(own), entries, own + 1);
+                continue;
+            }
+            // Beside others in its batch, it need not be what failed.
+            let cover = Cover::new(named.iter().filter(|n| !n.path.is_root()));
+            let (bad, good): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(|e| alone || cover.meets(&e.path));
+            self.wait(now, good, WHOLE_ROUNDS);
+            self.fail_each(now, bad, named, reason, jitter);
+        }
+    }
+
+    /// The round that a path is in, where it failed before.
+    fn round_of(&self, path: &RelPath) -> Option<u32> {
+        if self.failures.contains_key(path) {
+            return Some(WHOLE_ROUNDS);
+        }
+        self.rounds.get(path).copied()
+    }
+
+    /// Takes what waits to be tried again under the path of `entry`, which leaves now, and is no
+    /// more of it than that.
+    pub(crate) fn take_same(&mut self, entry: &Entry) -> Vec<Entry> {
+        let same = |e: &Entry| !e.is_taken() && e.path == entry.path && e.kind <= entry.kind;
+        let mut found = Vec::new();
+        if self.rounds.contains_key(&entry.path) {
+            for group in &mut self.groups {
+                found.extend(group.entries.extract_if(.., |e| same(e)));
+            }
+            self.groups.retain(|group| !group.entries.is_empty());
+        }
+        if let Some(failure) = self.failures.get_mut(&entry.path).filter(|failure| same(&failure.entry)) {
+            found.push(failure.entry.take());
+        }
+        found
+    }
+
+    /// Has `entries` wait for their next round.
+    fn wait(&mut self, due: Duration, entries: Vec<Entry>, round: u32) {
+        if entries.is_empty() {
+            return;
+        }
+        if round > 0 {
+            self.rounds.extend(entries.iter().map(|e| (e.path.clone(), round)));
+        }
+        self.groups.push(Group { due, entries, round });
+    }
+
+    /// As [`Retries::failed`], of what is in no later round than its batch.
+    fn failed_in(&mut self, now: Duration, entries: Vec<Entry>, round: u32, named: &[Failed], reason: &str, jitter: f64) {
         if entries.is_empty() {
             return;
         }
         if round + 1 < WHOLE_ROUNDS {
-            self.groups.push(Group { due: now + FIRST_PAUSE * 4u32.pow(round), entries, round: round + 1 });
-            return;
+            return self.wait(now + FIRST_PAUSE * 4u32.pow(round), entries, round + 1);
         }
         if entries.len() == 1 {
             return self.fail_each(now, entries, named, reason, jitter);
@@ -127,12 +195,12 @@ impl Retries {
                 let mut first = good;
                 let second = first.split_off(first.len() / 2);
                 for entries in [first, second] {
-                    self.groups.push(Group { due: now, entries, round: WHOLE_ROUNDS });
+                    self.wait(now, entries, WHOLE_ROUNDS);
                 }
             }
             (false, false) => {
                 for entries in [good, bad] {
-                    self.groups.push(Group { due: now, entries, round: WHOLE_ROUNDS });
+                    self.wait(now, entries, WHOLE_ROUNDS);
                 }
             }
         }
@@ -140,7 +208,7 @@ impl Retries {
 
     /// Takes entries that are to be tried again at once, in the round that they are in.
     pub(crate) fn at_once(&mut self, now: Duration, entries: Vec<Entry>, round: u32) {
-        self.groups.push(Group { due: now, entries, round });
+        self.wait(now, entries, round);
     }
 
     /// Records each of `entries` as a failure, with the words about it, or with `reason` where
@@ -177,6 +245,7 @@ impl Retries {
             // A whole subtree is dear to try.
             let factor = if entry.kind == Kind::Subtree { 10 } else { 1 };
             let due = if owed > 0 { now } else { now + self.backoff.pause(tries, jitter) * factor };
+            self.rounds.remove(&entry.path);
             let failure = Failure { entry, reason: reason.into(), tries, due, owed };
             self.bytes += failure.entry.path.len();
             self.put(failure, due);
@@ -272,6 +341,7 @@ impl Retries {
     /// The target holds the path of `entry` (and, for a subtree, all below) as batch `id` found it:
     /// its failures are over. What failed while it passed that batch may be newer, and stays.
     pub(crate) fn confirmed(&mut self, id: BatchId, entry: &Entry) -> Vec<Entry> {
+        self.leave_round(entry);
         if self.failures.is_empty() {
             return Vec::new();
         }
@@ -289,6 +359,21 @@ impl Retries {
         over.into_iter().filter_map(|p| self.failures.remove(&p)).map(|f| f.entry).filter(|e| !e.is_taken()).collect()
     }
 
+    /// What is confirmed is in no round any more. A stale one is of little harm: the path fails
+    /// sooner the next time.
+    fn leave_round(&mut self, entry: &Entry) {
+        match entry.kind {
+            _ if self.rounds.is_empty() => {}
+            Kind::Subtree => self.rounds.retain(|path, _| !path::is_at_or_below(path, &entry.path)),
+            Kind::Entry | Kind::Contents => drop(self.rounds.remove(&entry.path)),
+        }
+    }
+
+    /// Nothing is to be sent any more.
+    pub(crate) fn forget_rounds(&mut self) {
+        self.rounds.clear();
+    }
+
     /// Makes everything due now. An attempt that is under way does not count as one that was
     /// requested.
     pub(crate) fn hurry(&mut self, now: Duration) {
@@ -301,6 +386,7 @@ impl Retries {
 
     /// Takes everything back: the target went down, and all will be sent anew.
     pub(crate) fn take_all(&mut self) -> Vec<Entry> {
+        self.rounds.clear();
         let groups = std::mem::take(&mut self.groups).into_iter().flat_map(|g| g.entries);
         groups.collect()
     }
@@ -393,6 +479,36 @@ mod tests {
         assert!(r.take_due(later).is_none() && r.groups.is_empty());
         r.fail(later, vec![both.into_iter().next().unwrap()], "no", 0.0);
         assert_eq!((r.failures().len(), r.groups.len()), (1, 0), "one is left");
+    }
+
+    #[test]
+    fn a_path_that_changes_while_it_fails_goes_on_in_its_round() {
+        let at = Duration::from_secs;
+        let mut r = retries();
+        // Each change leaves at once as a batch of its own, in the round of a new path.
+        for now in 0..WHOLE_ROUNDS {
+            assert!(r.failures().next().is_none(), "after {now} attempts");
+            let [entry] = entries(1).try_into().unwrap();
+            let along = r.take_same(&entry);
+            assert_eq!(along.len(), usize::from(now > 0), "what waits goes with it");
+            r.failed(at(now.into()), vec![entry], 0, &[], "no", 0.0);
+        }
+        assert_eq!((r.groups.len(), r.failures().next().unwrap().tries), (0, 1));
+        for tries in 2..9 {
+            let [entry] = entries(1).try_into().unwrap();
+            assert_eq!(r.take_same(&entry).len(), 1);
+            r.failed(at(50), vec![entry], 0, &[], "no", 0.0);
+            assert_eq!((r.groups.len(), r.failures().next().unwrap().tries), (0, tries), "the pauses grow");
+        }
+        // Beside another path, which does not fail, and no word of which one failed.
+        r.failed(at(60), entries(2), 0, &[], "no", 0.0);
+        let due: Vec<_> = std::iter::from_fn(|| r.take_due(at(61))).map(|(e, round)| (e.len(), round)).collect();
+        assert_eq!(due, [(1, 1), (2, WHOLE_ROUNDS)], "the one alone, with what has failed of it; the other in its next round");
+        // What went through begins anew.
+        let [entry] = entries(1).try_into().unwrap();
+        assert!(r.confirmed(0, &entry).is_empty(), "it was being tried");
+        r.failed(at(70), vec![entry], 0, &[], "no", 0.0);
+        assert_eq!((r.failures().len(), r.groups.len(), r.groups[0].round), (0, 1, 1));
     }
 
     #[test]

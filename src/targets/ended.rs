@@ -535,6 +535,9 @@ impl Target {
                 None => self.ledger.set.restore(entry),
             }
         }
+        if self.ledger.in_sync() {
+            self.ledger.retries.forget_rounds();
+        }
         self.compared(compared);
         self.spend_acceptance();
     }

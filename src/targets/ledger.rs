@@ -276,6 +276,16 @@ impl Ledger {
         self.retries.failed(now, batch.entries, batch.round, named, reason, fastrand::f64());
     }
 
+    /// What failed before under a path of a batch that leaves goes with it: apart, each would be in
+    /// the way of the other.
+    pub(super) fn take_along(&mut self, batch: &mut Batch) {
+        for entry in &mut batch.entries {
+            for waiting in self.retries.take_same(entry) {
+                self.set.take_in_flight(entry, waiting);
+            }
+        }
+    }
+
     /// Makes an entry of a batch pending again, with its new kind.
     pub(super) fn turn(&mut self, id: BatchId, entry: Entry) {
         self.set.park(id, std::slice::from_ref(&entry));

@@ -321,6 +321,7 @@ impl Target {
             return false;
         }
         let mut batch = self.leave_apart(batch);
+        self.ledger.take_along(&mut batch);
         self.keep_last(&mut batch);
         if batch.entries.is_empty() {
             return false;

@@ -446,14 +446,7 @@ impl DirtySet {
                 return true;
             }
             if same {
-                epochs.remove(dup.epoch.max(kept.epoch));
-                kept.epoch = kept.epoch.min(dup.epoch);
-                kept.kind = kept.kind.max(dup.kind);
-                kept.gone |= dup.gone;
-                kept.content |= dup.content;
-                kept.through |= dup.through;
-                kept.written |= dup.written;
-                kept.waited |= dup.waited;
+                epochs.remove(kept.merge(dup));
             }
             same
         });
@@ -491,6 +484,12 @@ impl DirtySet {
             }
         }
         (!go.is_empty()).then_some(Batch { id, entries: go, round })
+    }
+
+    /// Merges a parked entry with one in flight of the same path, which is no less of it.
+    pub(crate) fn take_in_flight(&mut self, flying: &mut Entry, parked: Entry) {
+        flying.fresh = false;
+        self.epochs.remove(flying.merge(&parked));
     }
 
     /// Takes `path` into batch `id` beside what it holds, as old as `since`, with what is pending
