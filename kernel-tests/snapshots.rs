@@ -82,6 +82,34 @@ pub fn cases() -> Vec<Case> {
         m.check();
         m.src.rename("plain", "renamed/volume");
     }));
+    cases.extend(watched_case("renamed_within_a_subvolume", BTRFS, |m| {
+        volume(m);
+        m.src.mkdirs("volume/other/below");
+        for n in 0..8 {
+            m.src.write(format!("volume/{n}"), format!("file {n}"));
+            m.src.write(format!("volume/d/in {n}"), format!("in d {n}"));
+        }
+        m.check();
+        // Files and directories go to other directories of the subvolume, deeper and back.
+        m.src.rename("volume/0", "volume/d/0");
+        m.check();
+        m.src.rename("volume/d/0", "volume/other/below/y");
+        m.src.write("volume/d/f", b"written after the rename");
+        m.check();
+        m.src.rename("volume/d/e", "volume/other/below/e");
+        m.check();
+        m.src.write("volume/other/below/e/f", b"written where it is now");
+        m.src.rename("volume/d/in 1", "volume/in 1");
+        m.src.remove("volume/d/in 2");
+        m.check();
+        // The same in a snapshot, into a subvolume in it, and out of both.
+        snapshot(&m.src, "volume", "volume/other/snapshot", false);
+        m.check();
+        m.src.rename("volume/other/snapshot/1", "volume/other/snapshot/d/1");
+        m.src.rename("volume/other/snapshot/d/in 3", "volume/other/snapshot/other/below/in 3");
+        m.check();
+        assert!(!m.dst().has("volume/other/snapshot/1"), "its old name stays");
+    }));
     cases.extend(watched_case("reflinks", CLONES, |m| {
         m.src.write("f", vec![b'x'; 100_000]);
         m.check();

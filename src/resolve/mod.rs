@@ -694,7 +694,8 @@ impl Resolver {
     fn hang(&mut self, fd: OwnedFd, key: tree::Key<'_>, path: &[u8]) -> io::Result<NodeId> {
         let mut below: Vec<(u64, Handle, &[u8])> = Vec::new();
         let (mut fd, mut path) = (fd, path);
-        let mut own = (key.0, Handle { kind: key.1, bytes: key.2.into(), mount_id: 0 });
+        let mount_id = name_to_handle(fd.as_fd(), Path::new(""))?.mount_id;
+        let mut own = (key.0, Handle { kind: key.1, bytes: key.2.into(), mount_id });
         let top = loop {
             let Some(above) = path::parent(path) else { break self.tree.root() };
             let up = openat(&fd, "..", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
@@ -703,7 +704,10 @@ impl Resolver {
             if named.as_ref() != own.1.as_ref() {
                 return Err(nix::errno::Errno::ESTALE.into());
             }
-            let parent = (fs_id(up.as_fd())?.0, parent);
+            // Events carry the id of the filesystem at the top of the mount: within a subvolume of
+            // btrfs, fstatfs(2) has another one.
+            let fs = if parent.mount_id == own.1.mount_id { own.0 } else { fs_id(up.as_fd())?.0 };
+            let parent = (fs, parent);
             let known = self.tree.get((parent.0, parent.1.kind, &parent.1.bytes));
             below.push((own.0, own.1, name));
             if let Known::Inside(node) = known

@@ -18,7 +18,7 @@ use super::{Dir, Outcome, Placed, Resolver, Root, Whereabouts};
 use crate::dirty::{PathSink, Seen};
 use crate::filter::Filter;
 use crate::source::fan_decode::{FanEvent, Fid, Place};
-use crate::sys::handle::{fs_id, name_to_handle};
+use crate::sys::handle::name_to_handle;
 use crate::sys::ignore::Ignorer;
 
 /// Ends what a mute was for: the file is complete, or is somewhere else, or has another name.
@@ -119,8 +119,9 @@ impl Resolver {
     pub(crate) fn mutes_directory(&self, dir: BorrowedFd<'_>) -> io::Result<bool> {
         let Some(muting) = &self.muting else { return Ok(false) };
         let handle = name_to_handle(dir, Path::new(""))?;
-        let fid = Fid { fs: fs_id(dir)?, kind: handle.kind, handle: &handle.bytes };
-        Ok(muting.mutes.mutes_directory(hash_of(&fid)))
+        // Not by fstatfs(2): a subvolume of btrfs has another id than its events carry.
+        let muted = |fs| muting.mutes.mutes_directory(hash_of(&Fid { fs, kind: handle.kind, handle: &handle.bytes }));
+        Ok(self.marked.iter().any(|marked| muted(marked.fs)))
     }
 
     /// Takes all ignore marks away: what did not matter may from now on, and no event says so. What

@@ -135,7 +135,7 @@ fn name_to_handle_raw(dir: BorrowedFd<'_>, path: &CStr) -> io::Result<Handle> {
 ///
 /// On a btrfs *subvolume* this is the subvolume's own id, made of the filesystem's and the
 /// subvolume's: fanotify_mark(2) refuses a filesystem mark there with `EXDEV` (measured, 6.18), so
-/// no record ever carries it.
+/// no record ever carries it. Records about what is in such a subvolume carry the id at the top.
 ///
 /// # Errors
 /// Those of fstatfs(2).
