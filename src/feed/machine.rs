@@ -326,6 +326,7 @@ impl Machine {
             Some(read) => {
                 self.pulled.forget_clock();
                 self.owe(broken(&read, &point));
+                self.forget_numbers_before(&point);
             }
             None => self.owe("the position is not known".into()),
         }
@@ -370,6 +371,7 @@ impl Machine {
             return false;
         }
         self.owe(broken(&read, &point));
+        self.forget_numbers_before(&point);
         self.learn(point, &record);
         self.behind.push_back(point);
         true
@@ -433,6 +435,14 @@ impl Machine {
         if record.identity != Identity::default() {
             self.identity = Some(record.identity);
         }
+    }
+
+    /// The stream goes on with `point`, and is not what it was: numbers of another one, or from
+    /// before it was set back, say nothing of what is held of this one.
+    fn forget_numbers_before(&mut self, point: &Point) {
+        let comparable = |old: &Point| old.stream == point.stream && old.sequence < point.sequence;
+        self.behind.retain(comparable);
+        self.confirmed = self.confirmed.filter(comparable);
     }
 
     /// Whether a record that comes again is one of those that were read.

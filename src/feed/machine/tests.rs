@@ -151,6 +151,30 @@ fn the_end_of_the_stream_tells_that_it_was_set_back() {
     }
 }
 
+/// A flush compares numbers of the stream: those of one that was made anew, or set back, begin
+/// before what the follower held of the old one.
+#[test]
+fn numbers_of_a_stream_that_was_made_anew_begin_before_those_of_the_old_one() {
+    for (what, stream, incarnation) in [("another stream", 2, 1), ("set back", 1, 2)] {
+        for by_its_end in [false, true] {
+            let mut machine = in_sync();
+            let of = |number, entries| Ok(Record { stream, ..record(incarnation, number, entries) });
+            if by_its_end {
+                assert!(machine.end(1, of(1, vec![])));
+            } else {
+                machine.record(1, of(1, vec![]));
+            }
+            assert_eq!((sequence(&machine), machine.take(NOW)), (None, Some(Work::Whole)), "{what}");
+            machine.record(2, of(2, vec![item("a")]));
+            machine.ended(NOW, End::Done, &|_| false);
+            assert_eq!(sequence(&machine), Some(1), "{what}: what came meanwhile is not held");
+            assert!(matches!(machine.take(NOW), Some(Work::List { .. })));
+            machine.ended(NOW, End::Done, &|_| false);
+            assert_eq!((sequence(&machine), machine.in_sync()), (Some(2), true), "{what}");
+        }
+    }
+}
+
 #[test]
 fn a_follower_that_was_just_started_learns_what_it_follows_from_the_end_of_the_stream() {
     for held in [false, true] {
