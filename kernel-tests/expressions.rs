@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use crate::fixture::fs::{ALL, Fs};
 use crate::fixture::proc::poll_until;
 use crate::fixture::tree::{Dir, Times, count};
-use crate::fixture::{Case, Mirror, Setup, WAIT, case};
+use crate::fixture::{Case, Mirror, Setup, To, WAIT, case};
 
 const EXPRESSIONS: [&str; 5] = [r"(.*)\.svn", "^info/*", "^static/.*$", r"/sub/deep/.*\.gz", "(.*)cache_[0-9]+"];
 
@@ -209,6 +209,52 @@ pub fn cases() -> Vec<Case> {
             m.daemon.does(&["resume", "--accept-source"]);
             m.check_but(Times::NotOfDirs, &left_out);
             assert!(!m.dst().has("f0") && m.dst().has("theirs.svn"));
+            Ok(())
+        }),
+        case("what_is_left_out_takes_the_name_of_what_is_not", &[Fs::Ext4, Fs::Tmpfs], |fs| {
+            for to in [To::Local, To::Module] {
+                let m = setup(fs).targets(&[to]).key("exclude", vec!["*.dir/"]).before(|src| {
+                    src.mkdirs("p/.a/sub/.deeper");
+                    src.write("p/.a/sub/.deeper/f", b"f");
+                    for dir in ["p/.b", "p/.c", ".top", "p/4913"] {
+                        src.mkdirs(dir);
+                    }
+                    src.write("p/.c/f", b"f");
+                    src.write("p/4913/f", b"f");
+                    src.write("p/x.dir", b"a file");
+                    src.write("p/stays", b"stays");
+                });
+                let m = m.start()?;
+                let left_out = |path: &Path| left_out(path) || path.extension().is_some_and(|e| e == "dir");
+                m.check_but(Times::NotOfDirs, &|path| left_out(path) && !m.src.at(path).is_dir());
+                m.dst().write("p/.c/theirs.svn", b"the target's own");
+                m.dst().write("p/.own", b"the target's own");
+                at_once(&m, || {
+                    for dir in ["p/.a", "p/.b", "p/.c", ".top", "p/4913"] {
+                        m.src.remove(dir);
+                        m.src.write(dir, b"a file that is left out");
+                    }
+                    m.src.remove("p/x.dir");
+                    m.src.mkdirs("p/x.dir/sub");
+                    m.src.write("p/new", b"new");
+                });
+                m.check_but(Times::NotOfDirs, &left_out);
+                for gone in ["p/.a", "p/.b", "p/.c/f", ".top", "p/4913", "p/x.dir"] {
+                    assert!(!m.dst().has(gone), "{to:?}: {gone} is still on the target");
+                }
+                assert!(m.dst().has("p/.c/theirs.svn") && m.dst().has("p/.own"), "{to:?}: what is left out was deleted");
+                // Found by a comparison of everything, without an event.
+                m.dst().mkdirs("p/.a/sub");
+                m.dst().write("p/.a/sub/f", b"f");
+                m.dst().mkdirs(".top");
+                m.dst().write("p/x.dir", b"a file");
+                reconcile(&m);
+                m.check_but(Times::NotOfDirs, &left_out);
+                for gone in ["p/.a", ".top", "p/x.dir"] {
+                    assert!(!m.dst().has(gone), "{to:?}: {gone} is on the target after a comparison of everything");
+                }
+                assert!(m.dst().has("p/.c/theirs.svn") && m.dst().has("p/.own") && m.dst().has("p/stays"), "{to:?}");
+            }
             Ok(())
         }),
         case("a_small_source_is_not_held_for_what_the_target_has", &[Fs::Tmpfs], |fs| {

@@ -26,7 +26,7 @@
 //! | `delete_guard`, `guarded`, `emptied`, `gone_dirs` | which deletions go through |
 //! | `launch`, `runs`, `watchdog` | processes: their start, what each is for, their progress |
 //! | `completion`, `ended` | what the end of a run means for its batch |
-//! | `renames`, `below`, `survey`, `proof` | runs of a special kind |
+//! | `renames`, `below`, `survey`, `displaced`, `proof` | runs of a special kind |
 //! | `linked`, `link_stalls`, `specials`, `names` | files with several names |
 //! | `feed` | a target that is a feed: its runs publish records |
 //! | `doubts`, `unread`, `leases`, `long` | what size and time do not say, what cannot be sent |
@@ -40,6 +40,7 @@ mod completion;
 mod compose;
 mod confirmed;
 mod delete_guard;
+mod displaced;
 mod doubts;
 mod emptied;
 mod ended;
@@ -225,6 +226,7 @@ pub(crate) struct Target {
     runs: Runs,
     guard: DeleteGuard,
     doubts: Doubts,
+    displaced: displaced::Tried,
     met: Met,
     /// What comparisons leave alone.
     unread: unread::Unread,
@@ -291,6 +293,7 @@ impl Target {
             runs: Runs::new(index as u16),
             guard: DeleteGuard::new(fill),
             doubts: Default::default(),
+            displaced: Default::default(),
             met: Default::default(),
             unread: Default::default(),
             renames: renames::Renames::new(),

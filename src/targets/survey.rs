@@ -11,8 +11,14 @@
 //! from rsync that the guards match. What only they match, and no expression, is then sent by
 //! itself and not deleted.
 //!
+//! What is left out can take the name of something that is not: of a directory, a file whose name
+//! is that of a temporary one. Neither half deletes what the target has there: the name is no
+//! missing one. Such a thing goes by a run of its own between the halves (`displaced`), and the
+//! comparison is made again.
+//!
 //! Gives up: at most `max_pending` differences at a time; then the comparison is made again.
 
+use super::displaced::Displaced;
 use super::*;
 
 /// Exceptions from the guards in one command line.
@@ -24,8 +30,10 @@ pub(super) struct Survey {
     /// It did not see everything.
     doubt: Option<Outcome>,
     deletes_skipped: bool,
-    /// There are more differences than were kept.
+    /// There are more differences than were kept, or than this half carries.
     again: bool,
+    /// What this half deletes because something that is left out has its name.
+    displaced: Vec<RelPath>,
 }
 
 impl Survey {
@@ -114,6 +122,7 @@ impl Target {
         let survey = Survey {
             deletes_skipped: run.rsync.output().signs.deletes_skipped,
             again: !all,
+            displaced: Vec::new(),
             doubt: (!outcome.is_done()).then_some(outcome),
         };
         tracing::debug!(target_name = %self.cfg.name, differences = items.len(), complete = all, "compared by a dry run");
@@ -129,7 +138,18 @@ impl Target {
             return self.ledger.landed(id);
         };
         let deletions = self.spec_for(cx.root.path(), Compare::Quick, &batch.entries).deletions();
-        let (list, guards, survey) = self.second_half(cx, &normal, &differs, deletions, survey);
+        let displaced = match withholds {
+            None => self.displaced.found(cx.filter, &self.args.guarded, &normal, &items),
+            Some(_) => Displaced::default(),
+        };
+        let (list, guards, survey) = match displaced.names.is_empty() {
+            true => self.second_half(cx, &normal, &differs, deletions, survey),
+            false => {
+                let guards = displaced.rules(&self.args.guards);
+                let list = displaced.dirs.into_iter().map(|dir| (dir, Form::OneLevel)).collect();
+                (list, Some(guards), Survey { again: true, displaced: displaced.names, ..survey })
+            }
+        };
         if list.is_empty() {
             self.proven(cx);
             match withholds {
@@ -213,9 +233,13 @@ impl Target {
     /// Both halves went through.
     pub(super) fn survey_done(&mut self, cx: &mut Context<'_>, batch: Batch, how: &How, survey: Survey) {
         match survey.doubt {
-            _ if survey.again => self.ledger.give_back(batch),
+            _ if survey.again => {
+                self.displaced.went(survey.displaced);
+                self.ledger.give_back(batch);
+            }
             Some(outcome) => self.partial(cx, survey.deletes_skipped, batch, how, outcome),
             None => {
+                self.displaced.done();
                 let outcome = Outcome { verdict: Verdict::Done, ..Outcome::unknown(String::new()) };
                 if let Some(batch) = self.without_inherited(cx, batch, how, Extra::Goes, &outcome) {
                     self.confirm_read(cx, batch);
