@@ -111,12 +111,7 @@ impl Again {
         match self {
             Again::Stopped => m.daemon.terminate(),
             Again::Killed => {
-                let file = m.state_file().with_file_name("written");
-                let kept = || {
-                    let kept: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).ok()?).ok()?;
-                    (kept["written"].as_array()?.len() >= FILES.len()).then_some(())
-                };
-                assert!(poll_until(WAIT, kept).is_some(), "what waits is not kept\n{}", m.daemon.report());
+                kept_until(m, |kept| kept.len() >= FILES.len());
                 m.daemon.crash();
             }
             Again::Reloaded => {
@@ -128,6 +123,16 @@ impl Again {
         }
         m.restart(Until::Watching);
     }
+}
+
+/// Waits until the names are such that are kept, in base64.
+fn kept_until(m: &Mirror, wanted: impl Fn(&[serde_json::Value]) -> bool) {
+    let file = m.state_file().with_file_name("written");
+    let kept = || {
+        let kept: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).ok()?).ok()?;
+        wanted(kept["written"].as_array()?).then_some(())
+    };
+    assert!(poll_until(WAIT, kept).is_some(), "what waits is not kept\n{}", m.daemon.report());
 }
 
 const FILES: [&str; 4] = ["new1", "old1", "slow", "linked1"];
@@ -175,6 +180,40 @@ fn closed_before_a_restart(fs: Fs, again: Again, initial: &str) -> Run<()> {
     Ok(())
 }
 
+/// The same of one that waits behind more files than are looked at together.
+fn closed_behind_many(fs: Fs) -> Run<()> {
+    needs("xfs_io")?;
+    const MANY: u64 = 10_100;
+    // "z/slow" in base64.
+    const NAME: &str = "ei9zbG93";
+    let mut m = Setup::new(fs)
+        .before(|src| {
+            src.mkdir("z");
+            src.mkdir("a");
+            src.write("z/slow", [b'o'; SIZE]);
+        })
+        .start()?;
+    m.rest("quiet", b"x");
+    let mut file = Mapped::new(&m.src, "z/slow");
+    file.write(2);
+    m.rest("quiet", b"y");
+    file.ages();
+    m.daemon.does(&["pause"]);
+    m.src.write("z/first", b"x");
+    for n in 0..MANY {
+        m.src.write(format!("a/{n}"), b"x");
+    }
+    m.daemon.target_status_until("t1", "all of them", |t| t.pending > MANY);
+    file.ends();
+    kept_until(&m, |kept| kept.iter().any(|name| name == NAME));
+    m.daemon.crash();
+    m.restart(Until::Watching);
+    m.daemon.does(&["resume"]);
+    m.check();
+    assert_eq!(m.dst().read("z/slow").as_deref(), Some(&[2; SIZE][..]), "{}", m.daemon.report());
+    Ok(())
+}
+
 /// Where a start has to compare the whole tree, size and mtime do not show what waited.
 fn alike_before_a_comparison(fs: Fs, again: Again) -> Run<()> {
     let before = |src: &Dir| {
@@ -213,6 +252,7 @@ pub fn cases() -> Vec<Case> {
         case("what_waits_at_a_kill_arrives_whatever_its_change_time", &[Fs::Ext4, Fs::Tmpfs], |fs| {
             closed_before_a_restart(fs, Again::Killed, "none")
         }),
+        case("what_waits_at_a_kill_arrives_however_much_waits_beside_it", &[Fs::Ext4, Fs::Tmpfs], closed_behind_many),
         case("what_waits_at_a_reload_arrives_whatever_its_change_time", &[Fs::Ext4], |fs| {
             closed_before_a_restart(fs, Again::Reloaded, "reconcile")
         }),

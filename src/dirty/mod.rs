@@ -19,7 +19,7 @@ mod set;
 
 pub(crate) use epochs::{Epoch, Epochs};
 pub use set::{Batch, DirtySet, Entry, Kind, Limits};
-pub(crate) use set::{BatchId, LEVEL_MIN, LinkRead, Moves, Needs};
+pub(crate) use set::{BatchId, LEVEL_MIN, LinkRead, ListedTo, Moves, Needs};
 
 /// Takes dirty paths as they are found.
 pub trait PathSink {

@@ -27,6 +27,7 @@ use crate::path::{self, RelPath};
 use cursors::Cursors;
 use holds::Holds;
 use landed::Landed;
+pub(crate) use list::ListedTo;
 pub(crate) use moves::Moves;
 use moves::Renames;
 pub(crate) use order::{LinkRead, Needs};

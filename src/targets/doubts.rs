@@ -43,8 +43,14 @@ impl Doubts {
 
     /// Of what a walk found: since when it may have changed, seconds since 1970.
     pub(super) fn found_since(&self, entry: &Entry) -> Option<i64> {
+        self.walked_since(entry.epoch())
+    }
+
+    /// The same of what became dirty in `epoch`, by the walk or beside it: until that is on the
+    /// target, the next start walks from there, too.
+    pub(super) fn walked_since(&self, epoch: Epoch) -> Option<i64> {
         let (since, until) = self.resumed?;
-        until.is_none_or(|until| entry.epoch() <= until).then_some(since)
+        until.is_none_or(|until| epoch <= until).then_some(since)
     }
 
     pub(super) fn tick(&mut self, epochs: &Epochs) {

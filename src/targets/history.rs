@@ -2,7 +2,18 @@
 
 use std::path::Path;
 
+use super::ledger::next_by_path;
 use super::*;
+
+/// From when on the change times of a file that waits may be, for the next start to find it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Since {
+    /// When it became dirty, as a time since the daemon's start: no watermark passes that.
+    Dirty(Duration),
+    /// Where the walk began that this run started with, seconds since 1970: the watermark stays
+    /// there until all that the walk found is on the target.
+    Walked(i64),
+}
 
 impl Target {
     /// A walk begins to report what changed since `since` (seconds since 1970).
@@ -25,15 +36,24 @@ impl Target {
         files.filter_map(|e| path::parent(&e.path).map(RelPath::from_normal)).collect()
     }
 
-    /// Files that were written and are not known to be on the target, at most `most` of each place
-    /// in the ledger, in no useful order: with when they became dirty, as a time since the daemon's
-    /// start, where that is known.
-    pub(crate) fn written(&self, most: usize) -> Vec<(RelPath, Option<Duration>)> {
+    /// The next files behind `reached` that were written and are not known to be on the target, at
+    /// most `most` of each place in the ledger, in no useful order. `reached` moves on, in each
+    /// place back to the beginning after the last one.
+    pub(crate) fn written(&self, reached: &mut Reached, most: usize) -> Vec<(RelPath, Option<Since>)> {
         let flying = self.runs.batches().flat_map(|batch| &batch.entries);
         let flying = flying.filter(|e| e.content && e.kind == Kind::Entry && !e.gone && !e.is_taken());
-        let mut found: Vec<_> = flying.take(most).map(|e| (e.path.clone(), Some(e.epoch()))).collect();
-        found.extend(self.ledger.written(most));
-        found.into_iter().map(|(path, since)| (path, since.map(Epoch::begins))).collect()
+        let mut found = next_by_path(flying.map(|e| (&e.path, Some(e.epoch()))), &mut reached.flying, most);
+        found.extend(self.ledger.written(reached, most));
+        let since = |epoch: Epoch| self.doubts.walked_since(epoch).map_or(Since::Dirty(epoch.begins()), Since::Walked);
+        found.into_iter().map(|(path, epoch)| (path, epoch.map(since))).collect()
+    }
+
+    /// Keeps those of `paths` that the target may lack, by themselves or as part of a directory.
+    pub(crate) fn retain_unconfirmed<T>(&self, paths: &mut BTreeMap<RelPath, T>) {
+        if !paths.is_empty() {
+            let index = self.ledger.index();
+            paths.retain(|path, _| index.why(path, Reach::Itself, &[]).is_some());
+        }
     }
 
     /// When the oldest change that is not confirmed was made.
@@ -129,6 +149,42 @@ mod tests {
         let (again, _) = target.ledger.retries.take_due(Duration::ZERO).unwrap();
         target.ledger.retries.fail(Duration::ZERO, again, "denied", 0.0);
         assert!(target.stuck() && !target.flushed(flush));
+    }
+
+    #[test]
+    fn what_was_written_is_found_in_parts_wherever_it_waits() {
+        let cfg = config::Target::new("t", Location::parse("host:/dir").unwrap());
+        let mut target = Target::new(0, &Mirror::new("m", "/src"), &cfg, &RsyncFacts::default());
+        target.ledger.set.tick(Duration::from_secs(7));
+        let since = target.close_epoch();
+        let failed = (0..5).rev().map(|at| {
+            let mut entry = target.ledger.set.parked(RelPath::new(format!("failed/{at}").as_bytes()).unwrap(), since);
+            entry.content = true;
+            entry
+        });
+        let failed = failed.collect();
+        target.ledger.retries.fail(Duration::ZERO, failed, "denied", 0.0);
+        (0..7).for_each(|at| target.ledger.set.see(format!("d/{at}").as_bytes(), Seen::Written));
+        let (mut reached, mut found) = (Reached::default(), BTreeMap::new());
+        for _ in 0..3 {
+            let part = target.written(&mut reached, 3);
+            assert!(part.len() <= 6 && reached != Reached::default(), "at most 3 of each place, and there are more");
+            found.extend(part);
+        }
+        assert_eq!(found.len(), 12);
+        let dirty = |since: &Option<Since>| matches!(since, Some(Since::Dirty(at)) if at.as_secs() == 7);
+        assert!(found.values().all(dirty));
+        target.walk_begins(50);
+        assert!(target.written(&mut reached, 3).iter().all(|(_, since)| *since == Some(Since::Walked(50))));
+
+        let on_its_way = target.ledger.set.take_shallow(Limits { max_paths: 2, ignore_holds: true }, &mut |_, _| false);
+        let on_its_way = on_its_way.expect("something is pending");
+        found.insert(RelPath::new(b"sent").unwrap(), None);
+        target.retain_unconfirmed(&mut found);
+        assert_eq!(found.len(), 12, "what flies is not confirmed");
+        target.ledger.set.confirm(on_its_way.id, on_its_way.entries);
+        target.retain_unconfirmed(&mut found);
+        assert_eq!(found.len(), 10);
     }
 
     #[test]

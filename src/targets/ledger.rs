@@ -18,7 +18,7 @@ pub(super) mod tests;
 use std::ops::Bound;
 
 use super::*;
-use crate::dirty::Epochs;
+use crate::dirty::{Epochs, ListedTo};
 use crate::sync::output::Failed;
 
 /// Where a change is that the target lacks. In the order in which they are named where there are
@@ -95,6 +95,32 @@ impl<'l> Parked<'l> {
         }
         reach == Reach::Below && path::is_at_or_below(self.path, path)
     }
+}
+
+/// Up to where a search for files that were written came, in each place. What waits in one from
+/// the beginning to the end is met.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reached {
+    pub(super) flying: Option<RelPath>,
+    parked: Option<RelPath>,
+    set: ListedTo,
+}
+
+/// The next of `items` behind `reached` by path: `most`, and what else there is of the last path.
+/// `reached` becomes that path, and `None` where nothing follows. O(items).
+pub(super) fn next_by_path<'l>(
+    items: impl Iterator<Item = (&'l RelPath, Option<Epoch>)>,
+    reached: &mut Option<RelPath>,
+    most: usize,
+) -> Vec<(RelPath, Option<Epoch>)> {
+    let mut next: Vec<_> = items.filter(|(path, _)| reached.as_ref().is_none_or(|reached| *path > reached)).collect();
+    *reached = None;
+    if next.len() > most {
+        let (_, &mut (last, _), _) = next.select_nth_unstable_by_key(most.saturating_sub(1), |(path, _)| *path);
+        next.retain(|(path, _)| *path <= last);
+        *reached = Some(last.clone());
+    }
+    next.into_iter().map(|(path, since)| (path.clone(), since)).collect()
 }
 
 /// What runs carried that the target did not answer.
@@ -216,12 +242,12 @@ impl Ledger {
         Index { ledger: self, parked }
     }
 
-    /// Files that were written and are not confirmed, at most `most` of each place, with when they
-    /// became dirty, where that is known. What flies is not among them.
-    pub(super) fn written(&self, most: usize) -> Vec<(RelPath, Option<Epoch>)> {
+    /// The next files behind `reached` that were written and are not confirmed, at most `most` of
+    /// each place, with when they became dirty, where that is known. What flies is not among them.
+    pub(super) fn written(&self, reached: &mut Reached, most: usize) -> Vec<(RelPath, Option<Epoch>)> {
         let parked = self.parked().filter(|p| p.content && p.kind == Kind::Entry && !(p.gone && p.since.is_some()));
-        let mut found: Vec<_> = parked.take(most).map(|p| (p.path.clone(), p.since)).collect();
-        found.extend(self.set.written(most));
+        let mut found = next_by_path(parked.map(|p| (p.path, p.since)), &mut reached.parked, most);
+        found.extend(self.set.written(&mut reached.set, most));
         found
     }
 

@@ -88,6 +88,8 @@ mod watched;
 
 pub(crate) use confirmed::{Confirmation, Owed, OwedQuery};
 pub(crate) use guarded::spared;
+pub(crate) use history::Since;
+pub(crate) use ledger::Reached;
 pub(crate) use survey::limited_args;
 pub(crate) use watched::{Sides, Wrong};
 

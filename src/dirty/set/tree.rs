@@ -95,6 +95,11 @@ impl NameTree {
         self.nodes.get(at as usize)
     }
 
+    /// One more than the highest number that a node has.
+    pub(super) fn end(&self) -> u32 {
+        self.nodes.len() as u32
+    }
+
     pub(super) fn child(&self, parent: u32, name: &[u8]) -> Option<u32> {
         let fits = |&at: &u32| {
             let n = &self[at];

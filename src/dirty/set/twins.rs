@@ -5,6 +5,7 @@
 //! becomes pending again by itself when the subtree leaves: it goes after it, with its content.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use super::*;
 
@@ -56,9 +57,11 @@ impl Twins {
         }
     }
 
-    /// Files among them that are there.
-    pub(super) fn written(&self) -> impl Iterator<Item = &RelPath> {
-        self.paths.iter().filter(|(_, seen)| rank(**seen) == 1).map(|(path, _)| path)
+    /// Files among them that are there, by path: those behind `after`, or all.
+    pub(super) fn written(&self, after: Option<&RelPath>) -> impl Iterator<Item = &RelPath> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let paths = self.paths.range::<RelPath, _>((from, Bound::Unbounded));
+        paths.filter(|(_, seen)| rank(**seen) == 1).map(|(path, _)| path)
     }
 
     /// Takes out what lies below `top`.

@@ -254,3 +254,19 @@ fn a_failure_whose_attempt_is_lost_is_tried_again() {
     let over = ledger.retries.confirmed(id, &ledger.set.parked(RelPath::from_normal("f"), ledger.set.epochs().current()));
     assert_eq!((over.len(), ledger.failing()), (0, 0));
 }
+
+#[test]
+fn the_next_paths_come_by_their_order_and_those_of_one_path_together() {
+    let paths = ["e", "b", "d", "b", "a", "c"].map(|path| RelPath::new(path.as_bytes()).unwrap());
+    let mut reached = None;
+    let mut next = |most| {
+        let found = next_by_path(paths.iter().map(|path| (path, None)), &mut reached, most);
+        let mut found: Vec<_> = found.into_iter().map(|(path, _)| path.to_string()).collect();
+        found.sort();
+        (found.concat(), reached.is_some())
+    };
+    assert_eq!(
+        [2, 2, 2, 9].map(&mut next),
+        [("abb", true), ("cd", true), ("e", false), ("abbcde", false)].map(|(p, m)| (p.into(), m))
+    );
+}
