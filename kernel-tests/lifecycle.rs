@@ -1,7 +1,8 @@
 //! Starts, stops and crashes.
 
-use crate::fixture::daemon::{Config, Daemon, MirrorTable, TargetTable, Until, fansync};
+use crate::fixture::daemon::{Config, Daemon, MirrorTable, TargetTable, Until, binary, fansync};
 use crate::fixture::fs::{ALL, Fs, Ground, work_dir};
+use crate::fixture::proc::{Service, bound_command};
 use crate::fixture::rsyncd::Rsyncd;
 use crate::fixture::tree::{Dir, Times, differences};
 use crate::fixture::{Case, Mirror, Run, Setup, WAIT, case, real};
@@ -88,6 +89,7 @@ pub fn cases() -> Vec<Case> {
             m.check();
             Ok(())
         }),
+        case("a_signal_as_soon_as_there_is_a_socket", &[Fs::Tmpfs], early_signal),
         case("two_mirrors_in_one_daemon", ALL, two_mirrors),
         case("second_daemon_on_the_same_state", &[Fs::Tmpfs], |fs| {
             let m = Setup::new(fs).start()?;
@@ -175,5 +177,30 @@ fn two_mirrors(fs: Fs) -> Run<()> {
     one.write("back/sub/new", b"one's again");
     two.write("f", b"unconcerned");
     check();
+    Ok(())
+}
+
+/// Who waits for the socket may send a signal at once: SIGUSR1 compares the whole tree, and its
+/// default would end the daemon.
+fn early_signal(_: Fs) -> Run<()> {
+    let work = work_dir();
+    let at = |name: &str| work.path().join(name);
+    ["src", "dst"].iter().for_each(|name| fs::create_dir(at(name)).expect("it can be made"));
+    let log = fs::File::create(at("log")).expect("a log can be made");
+    for n in 0..30 {
+        let socket = at(&format!("s{n}"));
+        let mut command = bound_command(binary());
+        let daemon =
+            Service::start("fansync", command.arg("mirror").arg("--socket").arg(&socket).args([at("src"), at("dst")]), &log)
+                .expect("it starts");
+        let began = std::time::Instant::now();
+        while !socket.exists() {
+            assert!(began.elapsed() < WAIT, "no socket");
+            std::thread::yield_now();
+        }
+        nix::sys::signal::kill(daemon.pid(), nix::sys::signal::Signal::SIGUSR1).expect("it is there");
+        let flush = fansync(&["flush", "--socket", &socket.display().to_string()], WAIT);
+        assert!(flush.code == 0, "start {n}: {flush:?}");
+    }
     Ok(())
 }

@@ -150,13 +150,15 @@ enum Wish {
 /// What keeps it from starting; see [`Error`].
 pub(crate) fn run(config: &Config, mode: Mode, reread: Option<Reread<'_>>) -> Result<ExitCode, Error> {
     let started = Instant::now();
+    // Before the socket is there: who sees it may send a signal.
+    let signals = Signals::new([SIGTERM, SIGINT, SIGUSR1, SIGHUP]).map_err(no_signals)?;
     // Before capabilities go: the port may be one below 1024.
     let http = config.daemon.metrics.map(Server::bind).transpose()?;
     // Likewise: to give the socket to a group of others takes CAP_CHOWN.
     let listener = listen(config, mode)?;
     let given_up = crate::privilege::drop_surplus(config);
     crate::log::serve().map_err(|source| Error::Setup { what: "the thread of the log", source })?;
-    let (wish, wishes) = signals()?;
+    let (wish, wishes) = wishes_by(signals)?;
     let socket = listener.path().to_owned();
     let known = Engines::default();
     let manager = Manager::start(&known);
@@ -234,11 +236,15 @@ fn listen(config: &Config, mode: Mode) -> Result<Listener, Error> {
     Ok(listener)
 }
 
-fn signals() -> Result<(mpsc::Sender<Wish>, mpsc::Receiver<Wish>), Error> {
-    let failed = |source| Error::Setup { what: "the signal handler", source };
+fn no_signals(source: std::io::Error) -> Error {
+    Error::Setup { what: "the signal handler", source }
+}
+
+/// What is wished for by signals, and by who has the sender. Starts a thread, so capabilities are to
+/// be given up before.
+fn wishes_by(mut signals: Signals) -> Result<(mpsc::Sender<Wish>, mpsc::Receiver<Wish>), Error> {
     let (tx, rx) = mpsc::channel();
     let wish: mpsc::Sender<Wish> = tx.clone();
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGUSR1, SIGHUP]).map_err(failed)?;
     std::thread::Builder::new()
         .name("fansync-signals".into())
         .spawn(move || {
@@ -254,7 +260,7 @@ fn signals() -> Result<(mpsc::Sender<Wish>, mpsc::Receiver<Wish>), Error> {
                 }
             }
         })
-        .map_err(failed)?;
+        .map_err(no_signals)?;
     Ok((wish, rx))
 }
 

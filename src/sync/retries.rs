@@ -29,6 +29,9 @@ pub(crate) const WHOLE_ROUNDS: u32 = 3;
 /// The pause before a batch's second round; grows fourfold with each.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 
+/// The rounds of so many paths are known; of more, all begin anew.
+const MOST_ROUNDS: usize = 100_000;
+
 /// Pauses that double from `min` to `max`, each shortened at random by up to a half, so that many
 /// clients of one server do not come at once.
 #[derive(Clone, Copy, Debug)]
@@ -168,6 +171,9 @@ impl Retries {
             return;
         }
         if round > 0 {
+            if self.rounds.len() > MOST_ROUNDS {
+                self.rounds.clear();
+            }
             self.rounds.extend(entries.iter().map(|e| (e.path.clone(), round)));
         }
         self.groups.push(Group { due, entries, round });
