@@ -189,6 +189,13 @@ impl Machine {
         self.confirmed.filter(|_| !self.owes())
     }
 
+    /// The same as a number of the stream as it is now: one that was made anew, or set back, begins
+    /// before what was held of the old one.
+    pub(crate) fn held(&self) -> Option<u64> {
+        let (held, read) = (self.position()?, self.read?);
+        (held.sequence <= read.sequence && self.is_known(&held, &read)).then_some(held.sequence)
+    }
+
     /// Whether a comparison of the whole tree is owed, or under way.
     pub fn owes(&self) -> bool {
         self.owed.is_some() || matches!(self.flight, Some(Flight::Whole { .. }))
@@ -326,7 +333,6 @@ impl Machine {
             Some(read) => {
                 self.pulled.forget_clock();
                 self.owe(broken(&read, &point));
-                self.forget_numbers_before(&point);
             }
             None => self.owe("the position is not known".into()),
         }
@@ -371,7 +377,6 @@ impl Machine {
             return false;
         }
         self.owe(broken(&read, &point));
-        self.forget_numbers_before(&point);
         self.learn(point, &record);
         self.behind.push_back(point);
         true
@@ -435,14 +440,6 @@ impl Machine {
         if record.identity != Identity::default() {
             self.identity = Some(record.identity);
         }
-    }
-
-    /// The stream goes on with `point`, and is not what it was: numbers of another one, or from
-    /// before it was set back, say nothing of what is held of this one.
-    fn forget_numbers_before(&mut self, point: &Point) {
-        let comparable = |old: &Point| old.stream == point.stream && old.sequence < point.sequence;
-        self.behind.retain(comparable);
-        self.confirmed = self.confirmed.filter(comparable);
     }
 
     /// Whether a record that comes again is one of those that were read.

@@ -82,7 +82,7 @@ impl Follower {
         if self.flushes.is_empty() {
             return;
         }
-        let held = self.machine.position().map(|point| point.sequence);
+        let held = self.machine.held();
         let (failing, why) = (!self.machine.failed().is_empty(), self.waiting());
         self.flushes.answer(Instant::now(), held, failing, || why.clone());
     }
