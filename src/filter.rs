@@ -197,14 +197,6 @@ impl Filter {
         &self.rules.extra.guards
     }
 
-    /// What is left out as temporary, as rules of rsync that go behind all others: rsync can express
-    /// that, but cannot delete directories of such a name by name then.
-    pub(crate) fn temporary_args(&self) -> Vec<OsString> {
-        let rules = regexes::TEMPORARY.iter().filter(|_| self.temporary());
-        let rules = rules.flat_map(|name| [[b"--filter=+ ", *name, b"/"].concat(), [b"--filter=- ", *name].concat()]);
-        rules.map(OsString::from_vec).collect()
-    }
-
     /// A pattern of rsync that matches `path` and nothing else.
     pub(crate) fn exactly(path: &[u8]) -> Vec<u8> {
         regexes::exactly(path)

@@ -22,8 +22,6 @@ use crate::path::base;
 
 /// Patterns that one expression becomes at most; beyond, it becomes one that matches everything.
 const MAX_GLOBS: usize = 64;
-/// Patterns of rsync for temporary names, which are those of files alone.
-pub(super) const TEMPORARY: [&[u8]; 3] = [b".*", b"*~", b"4913"];
 
 /// See the module's text.
 #[derive(Default)]
@@ -57,7 +55,7 @@ impl Extra {
             extra.guards.append(&mut patterns);
         }
         if temporary {
-            extra.guards.extend(TEMPORARY.iter().map(|name| name.to_vec()));
+            extra.guards.extend([b".*".to_vec(), b"*~".to_vec(), b"4913".to_vec()]);
         }
         extra.guards.sort_unstable();
         extra.guards.dedup();

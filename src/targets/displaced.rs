@@ -6,8 +6,11 @@
 //! has there. By its name that cannot be listed, for the source has it. It goes with a comparison
 //! of one level of the directory above, in which rsync is shown nothing of what is there: all is
 //! hidden from it, and all but these names is protected.
+//!
+//! Gives up: an empty directory in the place of a temporary file. What rsync lists is the same as
+//! without it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 
 use super::linked::path_and_above;
@@ -63,13 +66,23 @@ impl Tried {
         });
         let left_out: BTreeSet<&[u8]> = left_out.collect();
         let mut found = Displaced::default();
-        for item in items.iter().filter(|i| i.deletes() && left_out.contains(&*i.path)) {
-            if filter.excludes(&item.path, item.dir) || self.0.contains(&item.path) {
+        if left_out.is_empty() {
+            return found;
+        }
+        // rsync lists the deletion itself where its own rules hide what the source has, and what is
+        // in a directory where it would send a file in its place.
+        let mut there: BTreeMap<RelPath, bool> = BTreeMap::new();
+        for item in items.iter().filter(|item| item.deletes()) {
+            for at in path_and_above(&item.path).filter(|at| left_out.contains(at)) {
+                *there.entry(RelPath::from_normal(at)).or_default() |= item.dir || *at != *item.path;
+            }
+        }
+        for (name, dir) in there {
+            if filter.excludes(&name, dir) || self.0.contains(&name) {
                 continue;
             }
             let mut rules = Vec::new();
-            for below in items.iter().filter(|b| b.deletes() && b.path != item.path && path::is_at_or_below(&b.path, &item.path))
-            {
+            for below in items.iter().filter(|b| b.deletes() && b.path != name && path::is_at_or_below(&b.path, &name)) {
                 let exactly = Filter::exactly(&below.path);
                 if filter.excludes(&below.path, below.dir) {
                     rules.push(guard(b"-r", &exactly));
@@ -77,17 +90,17 @@ impl Tried {
                     rules.push(guard(b"+r", &exactly));
                 }
             }
-            let as_dir = [&Filter::exactly(&item.path)[..], b"/"].concat();
-            match item.dir {
+            let as_dir = [&Filter::exactly(&name)[..], b"/"].concat();
+            match dir {
                 true => rules.push(guard(b"+r", &as_dir)),
-                false => rules.extend([guard(b"-r", &as_dir), guard(b"+r", &Filter::exactly(&item.path))]),
+                false => rules.extend([guard(b"-r", &as_dir), guard(b"+r", &Filter::exactly(&name))]),
             }
             if found.exact.len() + rules.len() > MAX_RISKS && !found.names.is_empty() {
                 break;
             }
             found.exact.append(&mut rules);
-            found.dirs.extend(path::parent(&item.path).map(RelPath::from_normal));
-            found.names.push(item.path.clone());
+            found.dirs.extend(path::parent(&name).map(RelPath::from_normal));
+            found.names.push(name);
         }
         found
     }

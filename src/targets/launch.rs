@@ -182,11 +182,6 @@ impl Target {
             }
         }
         filters.extend_from_slice(spec.filter_args);
-        if let Some((_, Purpose::Survey { .. })) = carries {
-            // What is listed as missing may be a directory, whatever its name is.
-            let risks = options.guards.iter().flatten().filter(|rule| rule.as_encoded_bytes().starts_with(b"--filter=+r "));
-            filters.extend(risks.cloned().chain(cx.filter.temporary_args()));
-        }
         spec.filter_args = &filters;
         if let Some(below) = options.below {
             (spec.below, spec.filter_args) = (options.below, &below.filter_args);
