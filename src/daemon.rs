@@ -240,8 +240,8 @@ fn no_signals(source: std::io::Error) -> Error {
     Error::Setup { what: "the signal handler", source }
 }
 
-/// What is wished for by signals, and by who has the sender. Starts a thread, so capabilities are to
-/// be given up before.
+/// What is wished for by signals, and by who has the sender. It starts a thread, so capabilities
+/// are to be given up before.
 fn wishes_by(mut signals: Signals) -> Result<(mpsc::Sender<Wish>, mpsc::Receiver<Wish>), Error> {
     let (tx, rx) = mpsc::channel();
     let wish: mpsc::Sender<Wish> = tx.clone();

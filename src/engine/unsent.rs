@@ -19,8 +19,8 @@ use crate::state::written::WrittenFile;
 use crate::sys::statx::{Looked, Paths, StatBrief};
 use crate::targets::{Reached, Since};
 
-/// At most so many files are kept, by their [`Class`]. While fansync runs, of each target so many of
-/// what waits are looked at in a search, in each place where it waits.
+/// At most so many files are kept, by their [`Class`]. While fansync runs, a search looks at so many
+/// of what waits for each target, in each place where it waits.
 const MOST: usize = 10_000;
 /// The same of the search at the end.
 const CHECKED_AT_END: usize = 500_000;

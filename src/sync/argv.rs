@@ -488,7 +488,7 @@ pub(super) fn backup_args(spec: &Spec<'_>, dir: Option<&RelPath>) -> Vec<OsStrin
 const HERE: &str = "/bin/sh -c 'exec \"$@\"'";
 
 /// Whether a local receiver is started as a program of its own, as it is behind a remote shell.
-/// rsync makes its own local receiver by fork(2), which then knows what the sender was told, and is
+/// rsync makes its own local receiver by fork(2), which then has the options of the sender, and is
 /// bound by it (all measured with 3.5.0):
 ///
 /// - It is confined to the source, where no place of the target lies: with `--delay-updates` it
